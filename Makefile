@@ -1,0 +1,57 @@
+# `make` lists the targets. The two that matter on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types imports check up down run bench lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## ?(.*)/\1|\2/' \
+	  | while IFS='|' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not ((3, 11) <= sys.version_info[:2] <= (3, 13)) and "Daybook needs Python 3.11 to 3.13; name one with: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+setup: $(STAMP)  ## make .venv with everything: services, local stack, tests
+
+demo: $(STAMP)  ## a month of a bank through real servers (FILE=, MAPPING=, KEEP=1)
+	$(BIN)/python -m daybook demo $(if $(FILE),--file "$(FILE)") $(if $(MAPPING),--mapping "$(MAPPING)") $(if $(KEEP),--keep)
+
+test: $(STAMP)  ## the whole test suite, on real servers (ARGS= goes to pytest)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)  ## ruff: style and formatting
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(STAMP)  ## mypy --strict
+	$(BIN)/mypy
+
+imports: $(STAMP)  ## the import rules of docs/ARCHITECTURE.md
+	$(BIN)/lint-imports
+
+check: lint types imports  ## lint, types and import rules
+
+up: $(STAMP)  ## start the local stack in .daybook and deploy topics and schemas
+	$(BIN)/daybook stack up && $(BIN)/daybook deploy apply
+
+down: $(STAMP)  ## stop the local stack; its data stays
+	$(BIN)/daybook stack down
+
+run: $(STAMP)  ## command service and projectors on the local stack, until Ctrl-C
+	$(BIN)/daybook run
+
+bench: $(STAMP)  ## throughput and latency, beside a plain loop in the same run
+	$(BIN)/python -m benchmarks
+
+lock: $(STAMP)  ## write requirements.lock anew from pyproject.toml
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-annotate --no-header --all-extras --group dev --upgrade pyproject.toml -o requirements.lock
+
+clean:  ## remove .venv and caches; the stack's data stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
