@@ -1,0 +1,344 @@
+"""Bytes on the log to and from typed records. The only module that knows Avro.
+
+Values are in Confluent's wire format: a zero byte, the schema's id as four bytes, the Avro body. Logical types are
+left as the integers and strings that carry them, since the types of `commands` and `events` count in microseconds.
+
+An event's fields are two runs: those that every event has, which end with the chain hash, and its own. Avro writes a
+record as its fields one after the other, so each run is read and written by itself. That is what lets a chain hash be
+cut out of an event's bytes, or put in, without knowing the event.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from hashlib import sha256
+from importlib import resources
+from operator import attrgetter
+from typing import Any, Final, Protocol
+
+from fastavro import parse_schema, schemaless_reader, schemaless_writer
+from fastavro.schema import SchemaParseException, fullname, to_parsing_canonical_form
+
+from schemas.commands import COMMAND_NAMESPACE, COMMAND_TYPES, AnyCommand, CommandReply, CommandStatus
+from schemas.events import EVENT_NAMESPACE, EVENT_TYPES, Event, RecordedEvent
+from schemas.registry import SchemaNotRegistered
+from schemas.topics import subject
+
+HEADER_BYTES: Final = 5
+_MAGIC: Final = 0
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_EVENT_COMMON: Final = tuple(field.name for field in fields(RecordedEvent) if field.name != "event")
+_CHAIN_HASH_BYTES: Final = 32
+
+_COMMANDS: Final[Mapping[str, type[AnyCommand]]] = {f"{COMMAND_NAMESPACE}.{t.__name__}": t for t in COMMAND_TYPES}
+_EVENTS: Final[Mapping[str, type[Event]]] = {f"{EVENT_NAMESPACE}.{t.__name__}": t for t in EVENT_TYPES}
+
+Schema = dict[str, Any]
+
+
+class Undecodable(ValueError):
+    """A record's bytes are not what the contract says. `reason` is a stable snake_case code."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ChainBroken(Exception):
+    """An event's chain hash does not follow from the event before it and its own bytes."""
+
+
+class SchemaSource(Protocol):
+    """What the codec asks of a registry (`schemas.registry.Registry`)."""
+
+    def schema(self, schema_id: int) -> str: ...
+    def schema_id(self, subject: str, schema: str) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasedSchema:
+    """One version of one record, as released: `name` is its full name, `text` what the registry is given."""
+
+    name: str
+    version: int
+    text: str
+
+
+@cache
+def released() -> tuple[ReleasedSchema, ...]:
+    """Every schema ever released, by name and version (`schemas/account/<Name>.v<version>.avsc`)."""
+    found = []
+    for file in resources.files("schemas").joinpath("account").iterdir():
+        if file.name.endswith(".avsc"):
+            schema = json.loads(file.read_text(encoding="utf-8"))
+            version = int(file.name.removesuffix(".avsc").rpartition(".v")[2])
+            text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
+            found.append(ReleasedSchema(fullname(schema), version, text))
+    return tuple(sorted(found, key=lambda schema: (schema.name, schema.version)))
+
+
+@cache
+def newest() -> Mapping[str, ReleasedSchema]:
+    """The newest version of every record, by full name: what is written, and read into."""
+    return {schema.name: schema for schema in released()}
+
+
+def is_command(name: str) -> bool:
+    return name in _COMMANDS
+
+
+def is_event(name: str) -> bool:
+    return name in _EVENTS
+
+
+def record_name(record_type: type) -> str:
+    """The full Avro name of a command, an event or the reply."""
+    if record_type is CommandReply:
+        return CommandReply.FULL_NAME
+    namespace = COMMAND_NAMESPACE if record_type in COMMAND_TYPES else EVENT_NAMESPACE
+    return f"{namespace}.{record_type.__name__}"
+
+
+class Codec:
+    """Reads any record of the ledger, and writes those whose ids were looked up by one of the `write_*` methods.
+
+    A schema id met for the first time is asked of the registry, which may block, and may raise
+    `RegistryUnavailable`; the caller decides whether to wait. All else is computed in memory.
+    """
+
+    def __init__(self, registry: SchemaSource) -> None:
+        self._registry = registry
+        self._readers: dict[int, _Reader] = {}
+        self._plain: dict[type, _PlainWriter] = {}
+        self._events: dict[type, _EventWriter] = {}
+
+    def write_commands(self, topic: str) -> None:
+        """Look up the ids under which commands are written to a topic. Raises what `Registry.schema_id` does."""
+        for command_type in COMMAND_TYPES:
+            self._plain[command_type] = self._plain_writer(topic, command_type)
+
+    def write_replies(self, topic: str) -> None:
+        """Look up the id under which replies are written to a topic. Raises what `Registry.schema_id` does."""
+        self._plain[CommandReply] = self._plain_writer(topic, CommandReply)
+
+    def write_events(self, topic: str) -> None:
+        """Look up the ids under which events are written to a topic. Raises what `Registry.schema_id` does."""
+        for event_type in EVENT_TYPES:
+            text, header = self._look_up(topic, event_type)
+            schema = json.loads(text)
+            common, own = _split(schema)
+            # The hash is written between the two runs, once it is known.
+            common = _parsed({**common, "fields": common["fields"][:-1]})
+            self._events[event_type] = _EventWriter(header, common, own, _fingerprint(schema), _to_dict(own))
+
+    def _plain_writer(self, topic: str, record_type: type) -> _PlainWriter:
+        text, header = self._look_up(topic, record_type)
+        schema = _parsed(json.loads(text))
+        return _PlainWriter(header, schema, _to_dict(schema))
+
+    def _look_up(self, topic: str, record_type: type) -> tuple[str, bytes]:
+        """The newest schema of a record, and the header under which its values are written to a topic."""
+        name = record_name(record_type)
+        text = newest()[name].text
+        return text, bytes([_MAGIC]) + self._registry.schema_id(subject(topic, name), text).to_bytes(4, "big")
+
+    def encode_command(self, command: AnyCommand) -> bytes:
+        return self._encode(command)
+
+    def encode_reply(self, reply: CommandReply) -> bytes:
+        return self._encode(reply)
+
+    def _encode(self, record: AnyCommand | CommandReply) -> bytes:
+        writer = self._plain[type(record)]
+        out = io.BytesIO()
+        out.write(writer.header)
+        schemaless_writer(out, writer.schema, writer.to_dict(record))
+        return out.getvalue()
+
+    def encode_event(self, event: Event, common: Mapping[str, object], previous: bytes) -> tuple[bytes, bytes]:
+        """An event's bytes and its chain hash, given the fields of `RecordedEvent` but for the hash and the event.
+
+        `previous` is the chain hash of the account's event before, or `CHAIN_START`.
+        """
+        writer = self._events[type(event)]
+        head, tail = io.BytesIO(), io.BytesIO()
+        schemaless_writer(head, writer.common, common)
+        schemaless_writer(tail, writer.own, writer.to_dict(event))
+        head_bytes, tail_bytes = head.getvalue(), tail.getvalue()
+        chain_hash = chain(previous, writer.fingerprint, head_bytes, tail_bytes)
+        return writer.header + head_bytes + chain_hash + tail_bytes, chain_hash
+
+    def decode_command(self, value: bytes | None) -> AnyCommand:
+        """Raises: `Undecodable`, or `RegistryUnavailable` when an unknown id could not be asked for."""
+        reader, body = self._open(value)
+        if reader.command is None:
+            raise Undecodable("not_a_command", f"{reader.name} is not a command")
+        record = reader.whole(body)
+        for name in ("command_id", "transfer_id"):
+            if name in record and _UUID.fullmatch(record[name]) is None:
+                raise Undecodable("undecodable", f"{name} of {reader.name} is not a UUID")
+        return reader.command(**record)
+
+    def decode_reply(self, value: bytes | None) -> CommandReply:
+        """Raises: `Undecodable`, or `RegistryUnavailable` when an unknown id could not be asked for."""
+        reader, body = self._open(value)
+        if reader.name != CommandReply.FULL_NAME:
+            raise Undecodable("not_a_reply", f"{reader.name} is not a reply")
+        record = reader.whole(body)
+        return CommandReply(**(record | {"status": CommandStatus(record["status"])}))
+
+    def decode_event(self, value: bytes | None, *, previous: bytes | None = None) -> RecordedEvent:
+        """An event of any released version, as its newest. With `previous`, its chain hash is verified as well.
+
+        Raises:
+            Undecodable: the bytes are not an event.
+            ChainBroken: `previous` was given and the event does not follow it.
+            RegistryUnavailable: an unknown id could not be asked for.
+        """
+        reader, body = self._open(value)
+        if reader.event is None:
+            raise Undecodable("not_an_event", f"{reader.name} is not an event")
+        common, own, cut = reader.event(body)
+        if previous is not None:
+            found: bytes = common["chain_hash"]
+            head, tail = body[: cut - _CHAIN_HASH_BYTES], body[cut:]
+            if chain(previous, reader.fingerprint, head, tail) != found:
+                raise ChainBroken(
+                    f"event {common['account_id']}/{common['sequence']} does not follow from the event before it"
+                )
+        return RecordedEvent(**common, event=_EVENTS[reader.name](**own))
+
+    def _open(self, value: bytes | None) -> tuple[_Reader, bytes]:
+        if value is None or len(value) < HEADER_BYTES or value[0] != _MAGIC:
+            raise Undecodable("undecodable", "the value is not in the wire format: a zero byte, a schema id, Avro")
+        schema_id = int.from_bytes(value[1:HEADER_BYTES], "big")
+        reader = self._readers.get(schema_id)
+        if reader is None:
+            try:
+                reader = _Reader(self._registry.schema(schema_id))
+            except SchemaNotRegistered as error:
+                raise Undecodable("unknown_schema", str(error)) from error
+            except (SchemaParseException, ValueError, KeyError, TypeError) as error:
+                raise Undecodable("unreadable_schema", f"schema id {schema_id} cannot be used: {error}") from error
+            self._readers[schema_id] = reader
+        return reader, value[HEADER_BYTES:]
+
+
+def chain(previous: bytes, fingerprint: bytes, head: bytes, tail: bytes) -> bytes:
+    """The chain hash of an event: SHA-256 over the previous hash and the event's canonical bytes.
+
+    These are the SHA-256 of its writer schema's Parsing Canonical Form (so that an event cannot be passed off as one
+    of another type or version) and its Avro body without the chain hash field: `head` before it and `tail` after.
+    """
+    return sha256(b"".join((previous, fingerprint, head, tail))).digest()
+
+
+class _Reader:
+    """Decodes the bodies written with one schema, into the newest version of the same record."""
+
+    def __init__(self, text: str) -> None:
+        schema = json.loads(text)
+        if not isinstance(schema, dict) or schema.get("type") != "record":
+            raise ValueError("it is not a record")
+        self.name = fullname(schema)
+        self.fingerprint = _fingerprint(schema)
+        self.command = _COMMANDS.get(self.name)
+        self._writer = _parsed(schema)
+        known = newest().get(self.name)
+        same = known is None or _fingerprint(json.loads(known.text)) == self.fingerprint
+        self._target = None if known is None or same else _parsed(json.loads(known.text))
+        self.event: Callable[[bytes], tuple[Schema, Schema, int]] | None = None
+        if is_event(self.name) and known is not None:
+            self._common, self._own = _split(schema)
+            self._own_target = None if same else _split(json.loads(known.text))[1]
+            self.event = self._event
+
+    def whole(self, body: bytes) -> Schema:
+        data = io.BytesIO(body)
+        record = self._read(data, self._writer, self._target)
+        self._must_end(data, body)
+        return record
+
+    def _event(self, body: bytes) -> tuple[Schema, Schema, int]:
+        """The common fields, the event's own, and where in the body the own begin."""
+        data = io.BytesIO(body)
+        common = self._read(data, self._common, None)
+        cut = data.tell()
+        own = self._read(data, self._own, self._own_target)
+        self._must_end(data, body)
+        return common, own, cut
+
+    def _read(self, data: io.BytesIO, writer: Schema, target: Schema | None) -> Schema:
+        try:
+            record: Schema = schemaless_reader(data, writer, target)  # type: ignore[assignment]
+        except (EOFError, ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
+            # What fastavro raises on bytes that were not written with this schema, or that do not resolve.
+            raise Undecodable(
+                "undecodable", f"the body is not a {self.name}: {type(error).__name__} {error}"
+            ) from error
+        return record
+
+    def _must_end(self, data: io.BytesIO, body: bytes) -> None:
+        if data.tell() != len(body):
+            raise Undecodable("undecodable", f"{len(body) - data.tell()} bytes are left over after a {self.name}")
+
+
+@dataclass(frozen=True, slots=True)
+class _PlainWriter:
+    header: bytes
+    schema: Schema
+    to_dict: Callable[[object], Schema]
+
+
+@dataclass(frozen=True, slots=True)
+class _EventWriter:
+    header: bytes
+    common: Schema
+    own: Schema
+    fingerprint: bytes
+    to_dict: Callable[[object], Schema]
+
+
+def _to_dict(schema: Schema) -> Callable[[object], Schema]:
+    """A function from a record's type to what fastavro writes; the schema's names are the attributes' names."""
+    names = tuple(field["name"] for field in schema["fields"])
+    match len(names):
+        case 0:
+            return lambda _: {}
+        case 1:
+            return lambda record: {names[0]: getattr(record, names[0])}
+        case _:
+            values = attrgetter(*names)
+            return lambda record: dict(zip(names, values(record), strict=True))
+
+
+def _split(schema: Schema) -> tuple[Schema, Schema]:
+    """An event's schema as two: the fields common to all events, up to the chain hash, and its own."""
+    count = len(_EVENT_COMMON)
+    if tuple(field["name"] for field in schema["fields"][:count]) != _EVENT_COMMON:
+        raise ValueError(f"{fullname(schema)} does not begin with the fields that every event has")
+    plain = {**schema, "fields": schema["fields"][:count]}, {**schema, "fields": schema["fields"][count:]}
+    return _parsed(plain[0]), _parsed(plain[1])
+
+
+def _parsed(schema: Schema) -> Schema:
+    return parse_schema(_without_logical_types(schema))  # type: ignore[return-value]
+
+
+def _without_logical_types(schema: Any) -> Any:
+    match schema:
+        case dict():
+            return {k: _without_logical_types(v) for k, v in schema.items() if k not in ("logicalType", "doc")}
+        case list():
+            return [_without_logical_types(branch) for branch in schema]
+        case _:
+            return schema
+
+
+def _fingerprint(schema: Schema) -> bytes:
+    return sha256(to_parsing_canonical_form(schema).encode()).digest()

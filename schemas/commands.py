@@ -1,0 +1,136 @@
+"""Commands and their reply: frozen types of the newest version of each Avro record.
+
+A command's name and its fields are an interface that outsiders produce to (`schemas/account/*.avsc`); they change
+by a new version only. Times are microseconds since the Unix epoch, in UTC; amounts are minor units of a currency.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar, Final
+
+COMMAND_NAMESPACE: Final = "daybook.account.command"
+
+
+def now_micros() -> int:
+    """The wall clock, in microseconds since the Unix epoch."""
+    return time.time_ns() // 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """What every command says: which account, who asks, when, and under which identity.
+
+    `command_id` is a UUID in its usual text form. Sending a command again under the same id is always safe: the
+    ledger gives its first answer again and changes nothing.
+    """
+
+    command_id: str
+    account_id: str
+    user_id: str
+    issued_at: int
+    expected_version: int | None = None
+    correlation_id: str | None = None
+    effective_at: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenAccount(Command):
+    currency: str
+    holder_name: str
+    holder_email: str | None = None
+    overdraft_limit_minor: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deposit(Command):
+    amount_minor: int
+    currency: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withdraw(Command):
+    amount_minor: int
+    currency: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refund(Command):
+    amount_minor: int
+    currency: str
+    withdrawal_sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetOverdraftLimit(Command):
+    limit_minor: int
+    currency: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeHolder(Command):
+    holder_name: str
+    holder_email: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freeze(Command):
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unfreeze(Command):
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseAccount(Command):
+    pass
+
+
+AnyCommand = (
+    OpenAccount | Deposit | Withdraw | Refund | SetOverdraftLimit | ChangeHolder | Freeze | Unfreeze | CloseAccount
+)
+COMMAND_TYPES: Final[tuple[type[AnyCommand], ...]] = (
+    OpenAccount,
+    Deposit,
+    Withdraw,
+    Refund,
+    SetOverdraftLimit,
+    ChangeHolder,
+    Freeze,
+    Unfreeze,
+    CloseAccount,
+)
+
+
+class CommandStatus(StrEnum):
+    ACCEPTED = "ACCEPTED"
+    REJECTED = "REJECTED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandReply:
+    """What became of one command.
+
+    `sequence` is the account's after the command, None where there is no such account; with the account id it is
+    the token by which a reader waits for its own write. `code` and `message` say why it was refused.
+    """
+
+    FULL_NAME: ClassVar[str] = "daybook.account.CommandReply"
+
+    command_id: str
+    account_id: str
+    status: CommandStatus
+    sequence: int | None
+    event_count: int
+    code: str | None = None
+    message: str | None = None
+    decided_at: int
+
+    @property
+    def accepted(self) -> bool:
+        return self.status is CommandStatus.ACCEPTED

@@ -1,0 +1,83 @@
+"""Where the servers are: the environment variables that every process reads, under one name each.
+
+`daybook stack up` writes the same names in dotenv form to `.daybook/env`; a process finds that file where it is
+started, or where `DAYBOOK_ENV_FILE` says. The environment itself wins over the file.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from schemas.topics import Topics
+
+DEFAULT_ENV_FILE: Final = ".daybook/env"
+
+
+class NotConfigured(Exception):
+    """The environment does not say, or says wrongly, where the servers are."""
+
+
+class Connections(BaseSettings):
+    """Addresses and credentials. A field `x` is the environment variable `DAYBOOK_X`."""
+
+    model_config = SettingsConfigDict(env_prefix="DAYBOOK_", env_file=None, extra="ignore", frozen=True)
+
+    kafka_bootstrap: str = Field(min_length=1)
+    registry_url: str = Field(min_length=1)
+    redis_url: SecretStr = Field(min_length=1)
+
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    kafka_sasl_username: str | None = None
+    kafka_sasl_password: SecretStr | None = None
+    kafka_ssl_ca: str | None = None
+    registry_ssl_ca: str | None = None
+
+    namespace: str = ""
+    """Put before every topic, group and transactional id, so that several ledgers can share one cluster."""
+
+    @field_validator("namespace")
+    @classmethod
+    def _is_a_topic_prefix(cls, value: str) -> str:
+        if not all(c.isascii() and (c.isalnum() or c in "_-") for c in value):
+            raise ValueError("use ASCII letters, digits, _ and - only")
+        return value
+
+    @classmethod
+    def from_environment(cls) -> Connections:
+        """Read the environment and the dotenv file.
+
+        Raises:
+            NotConfigured: naming each variable that is missing or wrong.
+        """
+        try:
+            return cls(_env_file=os.environ.get("DAYBOOK_ENV_FILE", DEFAULT_ENV_FILE))
+        except ValidationError as error:
+            wrong = "; ".join(f"DAYBOOK_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+            raise NotConfigured(
+                f"{wrong}. Set these variables, or start the local stack here with `daybook stack up`"
+            ) from None
+
+    @property
+    def topics(self) -> Topics:
+        return Topics(self.namespace)
+
+    def kafka(self, **options: object) -> dict[str, object]:
+        """librdkafka's configuration: the connection, and `options` with `_` for each dot."""
+        config: dict[str, object] = {
+            "bootstrap.servers": self.kafka_bootstrap,
+            "security.protocol": self.kafka_security_protocol,
+        }
+        if self.kafka_sasl_mechanism is not None:
+            config["sasl.mechanism"] = self.kafka_sasl_mechanism
+        if self.kafka_sasl_username is not None:
+            config["sasl.username"] = self.kafka_sasl_username
+        if self.kafka_sasl_password is not None:
+            config["sasl.password"] = self.kafka_sasl_password.get_secret_value()
+        if self.kafka_ssl_ca is not None:
+            config["ssl.ca.location"] = self.kafka_ssl_ca
+        return config | {name.replace("_", "."): value for name, value in options.items()}

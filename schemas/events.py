@@ -1,0 +1,137 @@
+"""Events: what happened to an account, and the record that it is kept in.
+
+An event's name and its fields are a storage format (`schemas/account/*.avsc`): what is released is never edited, it
+gets a next version. The types here are the newest versions. Times are microseconds since the Unix epoch, in UTC;
+amounts are minor units of a currency.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+EVENT_NAMESPACE: Final = "daybook.account.event"
+
+CHAIN_START: Final = bytes(32)
+"""What the first event of an account is chained to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountCreated:
+    currency: str
+    holder_name: str
+    holder_email: str | None = None
+    overdraft_limit_minor: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoneyDeposited:
+    amount_minor: int
+    currency: str
+    balance_minor: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoneyWithdrawn:
+    amount_minor: int
+    currency: str
+    balance_minor: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoneyRefunded:
+    amount_minor: int
+    currency: str
+    balance_minor: int
+    withdrawal_sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverdraftLimitSet:
+    limit_minor: int
+    currency: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HolderChanged:
+    holder_name: str
+    holder_email: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountFrozen:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountUnfrozen:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountClosed:
+    pass
+
+
+Event = (
+    AccountCreated
+    | MoneyDeposited
+    | MoneyWithdrawn
+    | MoneyRefunded
+    | OverdraftLimitSet
+    | HolderChanged
+    | AccountFrozen
+    | AccountUnfrozen
+    | AccountClosed
+)
+EVENT_TYPES: Final[tuple[type[Event], ...]] = (
+    AccountCreated,
+    MoneyDeposited,
+    MoneyWithdrawn,
+    MoneyRefunded,
+    OverdraftLimitSet,
+    HolderChanged,
+    AccountFrozen,
+    AccountUnfrozen,
+    AccountClosed,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedEvent:
+    """An event as it stands in the log: what happened, with who, when, why and its place in the account's stream.
+
+    `chain_hash` is SHA-256 over the account's previous chain hash and this event's canonical bytes
+    (`schemas.codec.chain`), so that no earlier event can be changed unnoticed.
+    """
+
+    event_id: str
+    account_id: str
+    sequence: int
+    recorded_at: int
+    effective_at: int
+    user_id: str
+    command_id: str
+    correlation_id: str
+    causation_id: str
+    reason: str | None
+    chain_hash: bytes
+    event: Event
+
+    @property
+    def type_name(self) -> str:
+        """The event's name without its namespace, such as `MoneyDeposited`."""
+        return type(self.event).__name__
+
+
+def event_id(command_id: str, index: int, recorded_at: int) -> str:
+    """A UUIDv7 for the `index`-th event (from 0) of a command recorded at a time in microseconds.
+
+    RFC 9562 leaves all bits after the millisecond timestamp to the implementation: here they are the event's index
+    and the last 62 bits of the command's id. So deciding the same command again gives the same id, nothing random is
+    drawn in the domain, and whoever reads an event's id sees the command's in it.
+    """
+    stamp = f"{recorded_at // 1000:012x}"
+    tail = command_id[19:].lower()
+    variant = "89ab"[int(tail[0], 16) & 0b11]
+    return f"{stamp[:8]}-{stamp[8:]}-7{index:03x}-{variant}{tail[1:]}"

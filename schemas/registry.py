@@ -1,0 +1,77 @@
+"""The schema registry, seen from a service: ids are looked up, never registered.
+
+Two failures are kept apart, since they call for opposite answers: a registry that denies an id will go on denying it
+(the record that bears it is parked), while a registry that is merely down will come back (the reader waits).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
+from confluent_kafka.schema_registry.error import SchemaRegistryError
+
+# Confluent's error codes: the subject, the version and the schema do not exist.
+_DENIALS: Final = {40401, 40402, 40403}
+
+_TIMEOUT_S: Final = 5
+"""One request's bound: look-ups answer within milliseconds, and the callers decide how long to go on asking."""
+
+
+class RegistryUnavailable(Exception):
+    """The registry did not answer, or not as a registry does. Asking again later may help."""
+
+
+class SchemaNotRegistered(Exception):
+    """The registry answered that it has no such schema. Asking again will not help."""
+
+
+class Registry:
+    """A schema registry with Confluent's API at `url`. Answers are cached; each method may block for a few seconds."""
+
+    def __init__(self, url: str, *, ca_location: str | None = None) -> None:
+        config: dict[str, object] = {"url": url, "timeout": _TIMEOUT_S, "max.retries": 0}
+        if ca_location is not None:
+            config["ssl.ca.location"] = ca_location
+        self._url = url.rsplit("@", 1)[-1]
+        self._client = SchemaRegistryClient(config)
+
+    def schema(self, schema_id: int) -> str:
+        """The text of a schema.
+
+        Raises:
+            SchemaNotRegistered: the registry denies the id.
+            RegistryUnavailable: it could not be asked.
+        """
+        try:
+            text = self._client.get_schema(schema_id).schema_str
+        except Exception as error:
+            raise self._told_apart(error, f"schema id {schema_id}") from error
+        if text is None:
+            raise SchemaNotRegistered(f"the registry at {self._url} has no text for schema id {schema_id}")
+        return text
+
+    def schema_id(self, subject: str, schema: str) -> int:
+        """The id under which a schema is registered for a subject.
+
+        Raises:
+            SchemaNotRegistered: it is not; `daybook deploy apply` registers it.
+            RegistryUnavailable: the registry could not be asked.
+        """
+        try:
+            found = self._client.lookup_schema(subject, Schema(schema, "AVRO")).schema_id
+        except Exception as error:
+            raise self._told_apart(error, f"subject {subject}") from error
+        if found is None:
+            raise RegistryUnavailable(f"the registry at {self._url} gave no id for subject {subject}")
+        return found
+
+    def _told_apart(self, error: Exception, what: str) -> Exception:
+        # The client lets its HTTP library's errors through, and which library that is depends on its version. So
+        # whatever is not a clear denial counts as "could not be asked": waiting loses nothing, parking would.
+        if isinstance(error, SchemaRegistryError) and error.error_code in _DENIALS:
+            return SchemaNotRegistered(
+                f"the registry at {self._url} knows no {what}: {error.error_message}; "
+                "`daybook deploy apply` registers Daybook's schemas"
+            )
+        return RegistryUnavailable(f"the registry at {self._url} could not be asked for {what}: {error}")

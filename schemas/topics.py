@@ -1,0 +1,89 @@
+"""Names, keys and the partitioner: where a record belongs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from confluent_kafka import murmur2
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """The names of a ledger's topics, groups and transactional ids.
+
+    `namespace` keeps several ledgers on one cluster apart: with `"eu"`, commands go to `eu.account.commands`.
+    Without one the names are those that the documentation gives.
+    """
+
+    namespace: str = ""
+
+    def _name(self, name: str) -> str:
+        return f"{self.namespace}.{name}" if self.namespace else name
+
+    @property
+    def commands(self) -> str:
+        return self._name("account.commands")
+
+    @property
+    def followups(self) -> str:
+        return self._name("account.followups")
+
+    @property
+    def events(self) -> str:
+        return self._name("account.events")
+
+    @property
+    def snapshots(self) -> str:
+        return self._name("account.snapshots")
+
+    @property
+    def replies(self) -> str:
+        return self._name("account.replies")
+
+    @property
+    def parked(self) -> str:
+        return self._name("account.parked")
+
+    @property
+    def subject_keys(self) -> str:
+        return self._name("subject.keys")
+
+    @property
+    def command_service_group(self) -> str:
+        return self._name("daybook.command-service")
+
+    def projector_group(self, projector: str) -> str:
+        return self._name(f"daybook.projector.{projector}")
+
+    def transactional_id(self, instance: str) -> str:
+        return self._name(f"daybook.command-service.{instance}")
+
+
+def subject(topic: str, record_name: str) -> str:
+    """The registry subject of a record on a topic (Confluent's TopicRecordNameStrategy)."""
+    return f"{topic}-{record_name}"
+
+
+def event_key(account_id: str, sequence: int) -> bytes:
+    """An event's own key, so that compaction keeps every event. The partition is chosen by the account id alone."""
+    return f"{account_id}/{sequence}".encode()
+
+
+def parse_event_key(key: bytes) -> tuple[str, int]:
+    """Account id and sequence of an event's key.
+
+    Raises:
+        ValueError: the key is not `<account id>/<sequence>`.
+    """
+    account_id, slash, sequence = key.decode().rpartition("/")
+    if not slash or not account_id:
+        raise ValueError(f"{key!r} is not an event key: it should read <account id>/<sequence>")
+    return account_id, int(sequence)
+
+
+def partition_of(account_id: str, partitions: int) -> int:
+    """The partition that an account lives in, on a topic of that many partitions.
+
+    The hash is murmur2, as in Java's default partitioner, so that the keyed commands of most clients land right.
+    """
+    return murmur2(account_id.encode(), partitions)
