@@ -28,7 +28,7 @@ class Connections(BaseSettings):
 
     kafka_bootstrap: str = Field(min_length=1)
     registry_url: str = Field(min_length=1)
-    redis_url: SecretStr = Field(min_length=1)
+    redis_url: SecretStr | None = None
 
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
@@ -65,6 +65,14 @@ class Connections(BaseSettings):
     @property
     def topics(self) -> Topics:
         return Topics(self.namespace)
+
+    def redis(self) -> str:
+        """The Redis URL, with its password if it has one. Raises `NotConfigured` without one."""
+        if self.redis_url is None:
+            raise NotConfigured(
+                "DAYBOOK_REDIS_URL is not set: it says where balances are kept, as redis://HOST:PORT/DB"
+            )
+        return self.redis_url.get_secret_value()
 
     def kafka(self, **options: object) -> dict[str, object]:
         """librdkafka's configuration: the connection, and `options` with `_` for each dot."""

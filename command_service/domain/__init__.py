@@ -1,0 +1,1 @@
+"""The ledger's rules: pure functions of state, command and time."""

@@ -1,0 +1,119 @@
+"""Why a command can be refused, and the refusals that its own words are enough for.
+
+A code is an interface: clients branch on it, so it is never renamed. docs/REFUSALS.md lists them in their order of
+precedence.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from schemas.commands import AnyCommand, ChangeHolder, Deposit, OpenAccount, Refund, SetOverdraftLimit, Withdraw
+from schemas.money import EXPONENTS
+
+# Account ids stand in keys, file names and URLs; the slash separates them from the sequence in an event's key.
+_ACCOUNT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}")
+_MAX_TEXT: Final = 1000
+_MAX_NAME: Final = 200
+
+
+class Code(StrEnum):
+    """In order of precedence: the first that applies is the answer."""
+
+    COMMAND_ID_REUSED = "command_id_reused"
+    INVALID_ACCOUNT_ID = "invalid_account_id"
+    USER_ID_REQUIRED = "user_id_required"
+    TEXT_TOO_LONG = "text_too_long"
+    EFFECTIVE_AT_IN_FUTURE = "effective_at_in_future"
+    UNKNOWN_CURRENCY = "unknown_currency"
+    AMOUNT_NOT_POSITIVE = "amount_not_positive"
+    LIMIT_NEGATIVE = "limit_negative"
+    HOLDER_NAME_REQUIRED = "holder_name_required"
+    ACCOUNT_EXISTS = "account_exists"
+    ACCOUNT_NOT_FOUND = "account_not_found"
+    VERSION_CONFLICT = "version_conflict"
+    ACCOUNT_CLOSED = "account_closed"
+    CURRENCY_MISMATCH = "currency_mismatch"
+    ACCOUNT_FROZEN = "account_frozen"
+    WITHDRAWAL_NOT_FOUND = "withdrawal_not_found"
+    WITHDRAWAL_TOO_OLD = "withdrawal_too_old"
+    REFUND_EXCEEDS_WITHDRAWAL = "refund_exceeds_withdrawal"
+    INSUFFICIENT_FUNDS = "insufficient_funds"
+    OVERDRAFT_IN_USE = "overdraft_in_use"
+    BALANCE_NOT_ZERO = "balance_not_zero"
+    BALANCE_OUT_OF_RANGE = "balance_out_of_range"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A refusal: a stable code, and a message that says what was wrong and what to do."""
+
+    code: Code
+    message: str
+
+
+def malformed(command: AnyCommand, now: int) -> Rejection | None:
+    """The refusal that a command earns whatever the account's state, if any."""
+    if _ACCOUNT_ID.fullmatch(command.account_id) is None:
+        return Rejection(
+            Code.INVALID_ACCOUNT_ID,
+            "an account id is 1 to 128 ASCII letters, digits and . _ : @ + -, beginning with a letter or a digit",
+        )
+    if not command.user_id:
+        return Rejection(Code.USER_ID_REQUIRED, "user_id is empty: say who asks")
+    refusal = _too_long("user_id", command.user_id, _MAX_NAME) or _too_long("reason", command.reason, _MAX_TEXT)
+    refusal = refusal or _too_long("correlation_id", command.correlation_id, _MAX_NAME)
+    if refusal is not None:
+        return refusal
+    if command.effective_at is not None and command.effective_at > now:
+        return Rejection(
+            Code.EFFECTIVE_AT_IN_FUTURE, "effective_at is later than now: a change can be back-dated, not post-dated"
+        )
+    match command:
+        case Deposit() | Withdraw() | Refund():
+            if command.currency not in EXPONENTS:
+                return _unknown_currency(command.currency)
+            if command.amount_minor <= 0:
+                return Rejection(
+                    Code.AMOUNT_NOT_POSITIVE, f"amount_minor is {command.amount_minor}: it must be above 0"
+                )
+        case SetOverdraftLimit():
+            if command.currency not in EXPONENTS:
+                return _unknown_currency(command.currency)
+            return _negative_limit(command.limit_minor)
+        case OpenAccount():
+            if command.currency not in EXPONENTS:
+                return _unknown_currency(command.currency)
+            return _negative_limit(command.overdraft_limit_minor) or _holder(command)
+        case ChangeHolder():
+            return _holder(command)
+        case _:
+            pass
+    return None
+
+
+def _unknown_currency(currency: str) -> Rejection:
+    return Rejection(Code.UNKNOWN_CURRENCY, f'"{currency[:_MAX_NAME]}" is not an ISO 4217 currency code')
+
+
+def _negative_limit(limit_minor: int) -> Rejection | None:
+    if limit_minor >= 0:
+        return None
+    return Rejection(Code.LIMIT_NEGATIVE, f"the overdraft limit is {limit_minor}: say how far below zero, from 0 up")
+
+
+def _holder(command: OpenAccount | ChangeHolder) -> Rejection | None:
+    if not command.holder_name.strip():
+        return Rejection(Code.HOLDER_NAME_REQUIRED, "holder_name is empty")
+    return _too_long("holder_name", command.holder_name, _MAX_NAME) or _too_long(
+        "holder_email", command.holder_email, _MAX_NAME
+    )
+
+
+def _too_long(name: str, text: str | None, most: int) -> Rejection | None:
+    if text is None or len(text) <= most:
+        return None
+    return Rejection(Code.TEXT_TOO_LONG, f"{name} has {len(text)} characters: at most {most} are kept")
