@@ -22,6 +22,7 @@ from operator import attrgetter
 from typing import Any, Final, Protocol
 
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
+from fastavro.read import SchemaResolutionError
 from fastavro.schema import SchemaParseException, fullname, to_parsing_canonical_form
 
 from schemas.commands import COMMAND_NAMESPACE, COMMAND_TYPES, AnyCommand, CommandReply, CommandStatus
@@ -31,6 +32,7 @@ from schemas.topics import subject
 
 HEADER_BYTES: Final = 5
 _MAGIC: Final = 0
+_MAX_SCHEMA_ID: Final = 2**31 - 1
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _EVENT_COMMON: Final = tuple(field.name for field in fields(RecordedEvent) if field.name != "event")
 _CHAIN_HASH_BYTES: Final = 32
@@ -145,7 +147,9 @@ class Codec:
         """The newest schema of a record, and the header under which its values are written to a topic."""
         name = record_name(record_type)
         text = newest()[name].text
-        return text, bytes([_MAGIC]) + self._registry.schema_id(subject(topic, name), text).to_bytes(4, "big")
+        schema_id = self._registry.schema_id(subject(topic, name), text)
+        self._readers.setdefault(schema_id, _Reader(text))
+        return text, bytes([_MAGIC]) + schema_id.to_bytes(4, "big")
 
     def encode_command(self, command: AnyCommand) -> bytes:
         return self._encode(command)
@@ -217,13 +221,17 @@ class Codec:
         if value is None or len(value) < HEADER_BYTES or value[0] != _MAGIC:
             raise Undecodable("undecodable", "the value is not in the wire format: a zero byte, a schema id, Avro")
         schema_id = int.from_bytes(value[1:HEADER_BYTES], "big")
+        if not 0 < schema_id <= _MAX_SCHEMA_ID:
+            # Registries number schemas from 1 with signed integers. Asked for another number, one may answer anything
+            # but a clear denial, and the reader would wait for ever.
+            raise Undecodable("unknown_schema", f"there can be no schema id {schema_id}")
         reader = self._readers.get(schema_id)
         if reader is None:
             try:
                 reader = _Reader(self._registry.schema(schema_id))
             except SchemaNotRegistered as error:
                 raise Undecodable("unknown_schema", str(error)) from error
-            except (SchemaParseException, ValueError, KeyError, TypeError) as error:
+            except (SchemaParseException, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise Undecodable("unreadable_schema", f"schema id {schema_id} cannot be used: {error}") from error
             self._readers[schema_id] = reader
         return reader, value[HEADER_BYTES:]
@@ -276,7 +284,16 @@ class _Reader:
     def _read(self, data: io.BytesIO, writer: Schema, target: Schema | None) -> Schema:
         try:
             record: Schema = schemaless_reader(data, writer, target)  # type: ignore[assignment]
-        except (EOFError, ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
+        except (
+            SchemaResolutionError,
+            EOFError,
+            ValueError,
+            IndexError,
+            KeyError,
+            TypeError,
+            OverflowError,
+            MemoryError,
+        ) as error:
             # What fastavro raises on bytes that were not written with this schema, or that do not resolve.
             raise Undecodable(
                 "undecodable", f"the body is not a {self.name}: {type(error).__name__} {error}"

@@ -74,9 +74,9 @@ class Connections(BaseSettings):
             )
         return self.redis_url.get_secret_value()
 
-    def kafka(self, **options: object) -> dict[str, object]:
+    def kafka(self, **options: str | int | bool) -> dict[str, str | int | float | bool]:
         """librdkafka's configuration: the connection, and `options` with `_` for each dot."""
-        config: dict[str, object] = {
+        config: dict[str, str | int | float | bool] = {
             "bootstrap.servers": self.kafka_bootstrap,
             "security.protocol": self.kafka_security_protocol,
         }

@@ -8,6 +8,7 @@ from typing import Final, Self
 
 INT64_MAX: Final = 2**63 - 1
 INT64_MIN: Final = -(2**63)
+_INT64_DIGITS: Final = len(str(INT64_MAX))
 
 # ISO 4217, list one (active currencies and funds), by number of decimals. BGN stays for the accounts that had it.
 _CODES_BY_EXPONENT: Final = {
@@ -52,7 +53,7 @@ class Money:
 
         Raises:
             InvalidMoney: unless the text is digits, an optional decimal point with at most as many digits
-                as the currency has, one space and an ISO 4217 code.
+                as the currency has, a space and an ISO 4217 code.
         """
         amount, _, currency = text.strip().partition(" ")
         currency = currency.strip()
@@ -83,10 +84,14 @@ def parse_amount(text: str, currency: str, *, signed: bool = False) -> int:
     fraction = match["fraction"] or ""
     if len(fraction) > exponent:
         raise InvalidMoney(f'"{text} {currency}" has {len(fraction)} decimals, but {currency} has {exponent}')
-    minor: int = int(match["whole"]) * 10**exponent + int(fraction.ljust(exponent, "0") or "0")
-    if minor > INT64_MAX:
-        raise InvalidMoney(f'"{text} {currency}" is too large: at most {format_amount(INT64_MAX, currency)}')
-    return -minor if match["sign"] == "-" else minor
+    whole = match["whole"].lstrip("0")
+    # Python refuses to read numbers of thousands of digits; what has more digits than 64 bits hold is too large anyhow.
+    minor = int(whole + fraction.ljust(exponent, "0") or "0") if len(whole) <= _INT64_DIGITS else INT64_MAX + 1
+    if match["sign"] == "-":
+        minor = -minor
+    if not INT64_MIN <= minor <= INT64_MAX:
+        raise InvalidMoney(f'"{text[:40]} {currency}" is too large: at most {format_amount(INT64_MAX, currency)}')
+    return minor
 
 
 def format_amount(amount_minor: int, currency: str) -> str:

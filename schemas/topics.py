@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Final
 
 from confluent_kafka import murmur2
+
+FINGERPRINT_HEADER: Final = "command-fingerprint"
+"""On a reply: eight bytes that stand for what the command asked, so that an id used for something else is noticed."""
+
+REPLAYED_HEADER: Final = "replayed"
+"""On a reply: present when it is the first answer given once more to a command that was sent again."""
+
+_EVENT_KEY: Final = re.compile(r"(?P<account_id>.+)/(?P<sequence>[1-9][0-9]*)", re.ASCII | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +83,12 @@ def parse_event_key(key: bytes) -> tuple[str, int]:
     """Account id and sequence of an event's key.
 
     Raises:
-        ValueError: the key is not `<account id>/<sequence>`.
+        ValueError: the key is not `<account id>/<sequence>` as `event_key` writes it.
     """
-    account_id, slash, sequence = key.decode().rpartition("/")
-    if not slash or not account_id:
+    match = _EVENT_KEY.fullmatch(key.decode())
+    if match is None:
         raise ValueError(f"{key!r} is not an event key: it should read <account id>/<sequence>")
-    return account_id, int(sequence)
+    return match["account_id"], int(match["sequence"])
 
 
 def partition_of(account_id: str, partitions: int) -> int:

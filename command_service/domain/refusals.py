@@ -18,6 +18,8 @@ from schemas.money import EXPONENTS
 _ACCOUNT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}")
 _MAX_TEXT: Final = 1000
 _MAX_NAME: Final = 200
+_YEAR_1: Final = -62_135_596_800_000_000
+"""Microseconds from the Unix epoch back to 0001-01-01: an earlier time is none in most consumers' calendars."""
 
 
 class Code(StrEnum):
@@ -28,6 +30,7 @@ class Code(StrEnum):
     USER_ID_REQUIRED = "user_id_required"
     TEXT_TOO_LONG = "text_too_long"
     EFFECTIVE_AT_IN_FUTURE = "effective_at_in_future"
+    EFFECTIVE_AT_TOO_EARLY = "effective_at_too_early"
     UNKNOWN_CURRENCY = "unknown_currency"
     AMOUNT_NOT_POSITIVE = "amount_not_positive"
     LIMIT_NEGATIVE = "limit_negative"
@@ -62,16 +65,11 @@ def malformed(command: AnyCommand, now: int) -> Rejection | None:
             Code.INVALID_ACCOUNT_ID,
             "an account id is 1 to 128 ASCII letters, digits and . _ : @ + -, beginning with a letter or a digit",
         )
-    if not command.user_id:
+    if not command.user_id.strip():
         return Rejection(Code.USER_ID_REQUIRED, "user_id is empty: say who asks")
-    refusal = _too_long("user_id", command.user_id, _MAX_NAME) or _too_long("reason", command.reason, _MAX_TEXT)
-    refusal = refusal or _too_long("correlation_id", command.correlation_id, _MAX_NAME)
+    refusal = _too_long_in(command) or _mistimed(command.effective_at, now)
     if refusal is not None:
         return refusal
-    if command.effective_at is not None and command.effective_at > now:
-        return Rejection(
-            Code.EFFECTIVE_AT_IN_FUTURE, "effective_at is later than now: a change can be back-dated, not post-dated"
-        )
     match command:
         case Deposit() | Withdraw() | Refund():
             if command.currency not in EXPONENTS:
@@ -87,11 +85,32 @@ def malformed(command: AnyCommand, now: int) -> Rejection | None:
         case OpenAccount():
             if command.currency not in EXPONENTS:
                 return _unknown_currency(command.currency)
-            return _negative_limit(command.overdraft_limit_minor) or _holder(command)
+            return _negative_limit(command.overdraft_limit_minor) or _nameless(command.holder_name)
         case ChangeHolder():
-            return _holder(command)
+            return _nameless(command.holder_name)
         case _:
             pass
+    return None
+
+
+def _too_long_in(command: AnyCommand) -> Rejection | None:
+    refusal = _too_long("user_id", command.user_id, _MAX_NAME) or _too_long("reason", command.reason, _MAX_TEXT)
+    refusal = refusal or _too_long("correlation_id", command.correlation_id, _MAX_NAME)
+    if refusal is None and isinstance(command, OpenAccount | ChangeHolder):
+        refusal = _too_long("holder_name", command.holder_name, _MAX_NAME)
+        refusal = refusal or _too_long("holder_email", command.holder_email, _MAX_NAME)
+    return refusal
+
+
+def _mistimed(effective_at: int | None, now: int) -> Rejection | None:
+    if effective_at is None:
+        return None
+    if effective_at > now:
+        return Rejection(
+            Code.EFFECTIVE_AT_IN_FUTURE, "effective_at is later than now: a change can be back-dated, not post-dated"
+        )
+    if effective_at < _YEAR_1:
+        return Rejection(Code.EFFECTIVE_AT_TOO_EARLY, "effective_at is before the year 1: is it in microseconds?")
     return None
 
 
@@ -105,12 +124,8 @@ def _negative_limit(limit_minor: int) -> Rejection | None:
     return Rejection(Code.LIMIT_NEGATIVE, f"the overdraft limit is {limit_minor}: say how far below zero, from 0 up")
 
 
-def _holder(command: OpenAccount | ChangeHolder) -> Rejection | None:
-    if not command.holder_name.strip():
-        return Rejection(Code.HOLDER_NAME_REQUIRED, "holder_name is empty")
-    return _too_long("holder_name", command.holder_name, _MAX_NAME) or _too_long(
-        "holder_email", command.holder_email, _MAX_NAME
-    )
+def _nameless(holder_name: str) -> Rejection | None:
+    return None if holder_name.strip() else Rejection(Code.HOLDER_NAME_REQUIRED, "holder_name is empty")
 
 
 def _too_long(name: str, text: str | None, most: int) -> Rejection | None:

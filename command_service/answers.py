@@ -1,0 +1,77 @@
+"""The memory of command ids: which answer a command got, so that sending it again gives it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from hashlib import blake2b
+from operator import attrgetter
+from typing import Final, NamedTuple
+
+from schemas.commands import COMMAND_TYPES, AnyCommand
+
+FINGERPRINT_BYTES: Final = 8
+
+# A client that sends a command again may stamp it anew and trace it anew; it still asks for the same thing.
+_NOT_WHAT_IS_ASKED: Final = {"command_id", "issued_at", "correlation_id"}
+
+
+class Answer(NamedTuple):
+    """An answer as it was given: the reply's bytes, what the command asked, and when (microseconds, Unix epoch)."""
+
+    reply: bytes
+    fingerprint: bytes
+    decided_at: int
+
+
+def _values(command_type: type) -> Callable[[AnyCommand], object]:
+    return attrgetter(*(field.name for field in fields(command_type) if field.name not in _NOT_WHAT_IS_ASKED))
+
+
+_ASKED: Final = {command_type: _values(command_type) for command_type in COMMAND_TYPES}
+
+
+def fingerprint(command: AnyCommand) -> bytes:
+    """Eight bytes that two commands share if they ask for the same. It must not change between releases: the
+    fingerprints of a day are on the log."""
+    command_type = type(command)
+    asked = ascii((command_type.__name__, _ASKED[command_type](command)))
+    return blake2b(asked.encode("ascii"), digest_size=FINGERPRINT_BYTES).digest()
+
+
+def command_key(command_id: str) -> bytes:
+    """A command's UUID as its 16 bytes: half the memory of its text, and the same for either case of its letters."""
+    return bytes.fromhex(command_id.replace("-", ""))
+
+
+class Answers:
+    """The answers of one partition: at most `capacity`, each for at most `window` microseconds."""
+
+    def __init__(self, capacity: int, window: int) -> None:
+        self.capacity = capacity
+        self._window = window
+        # In the order in which they were given, since a dict keeps the order of insertion.
+        self._answers: dict[bytes, Answer] = {}
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def get(self, key: bytes) -> Answer | None:
+        return self._answers.get(key)
+
+    def remember(self, key: bytes, answer: Answer) -> None:
+        """Keep an answer unless the command has one already: the first answer is the one that counts."""
+        self._answers.setdefault(key, answer)
+
+    def forget_old(self, now: int) -> None:
+        """Drop what is beyond the capacity or the window."""
+        answers = self._answers
+        horizon = now - self._window
+        surplus = len(answers) - self.capacity
+        old: list[bytes] = []
+        for key, answer in answers.items():
+            if surplus <= len(old) and answer.decided_at >= horizon:
+                break
+            old.append(key)
+        for key in old:
+            del answers[key]

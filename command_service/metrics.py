@@ -1,0 +1,26 @@
+"""What a command service counts, in Prometheus' terms."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+COMMANDS: Final = Counter(
+    "daybook_commands_total",
+    "Commands answered, by outcome and refusal code",
+    ["outcome", "code"],
+)
+PARKED: Final = Counter("daybook_parked_total", "Records parked, by reason", ["reason"])
+FORWARDED: Final = Counter("daybook_forwarded_total", "Commands that arrived on another partition than their account's")
+BATCH: Final = Histogram(
+    "daybook_batch_commands",
+    "Commands in one transaction",
+    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000),
+)
+TRANSACTION: Final = Histogram("daybook_transaction_seconds", "From the beginning of a transaction to its commit")
+ABORTED: Final = Counter("daybook_transactions_aborted_total", "Transactions given up, to be decided again")
+REBUILT: Final = Counter("daybook_producers_rebuilt_total", "Transactional producers replaced by a new one")
+ACCOUNTS: Final = Gauge("daybook_accounts", "Accounts in memory, by partition", ["partition"])
+RESTORED: Final = Counter("daybook_restored_events_total", "Events read to restore state")
+EXPIRED: Final = Counter("daybook_commands_expired_total", "Commands that retention removed before they were read")

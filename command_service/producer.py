@@ -1,0 +1,177 @@
+"""The transactional producer: one whole transaction at a time, and what its failures mean."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+
+from command_service import metrics
+from command_service.handler import Outgoing
+from schemas.connections import Connections
+
+_log: Final = logging.getLogger(__name__)
+
+TRANSACTION_TIMEOUT_MS: Final = 10_000
+"""Short, so that a dead owner's open transaction does not hold the log for long."""
+
+_SOCKET_TIMEOUT_MS: Final = 5_000
+_SUSPICIOUS_COMMIT_S: Final = 0.9 * _SOCKET_TIMEOUT_MS / 1000
+
+_CALL_TIMEOUT_S: Final = 10.0
+_REPEAT_FOR_S: Final = 30.0
+"""Bound of repeating one retriable call: by then the coordinator has timed the transaction out three times over."""
+
+_INIT_FOR_S: Final = 60.0
+"""Bound of becoming the owner of a transactional id: a broker that restarts takes less."""
+
+_QUEUE_FULL_WAIT_S: Final = 0.05
+
+
+class TransactionAborted(Exception):
+    """The transaction is undone as a whole. The same batch can be decided and sent again."""
+
+
+class ProducerLost(Exception):
+    """This producer cannot go on, and whether its transaction was committed is only to be read from the log."""
+
+
+class TransactionalProducer:
+    """Sends batches under one transactional id. Its methods block; they are called by the loop's thread alone."""
+
+    def __init__(self, connections: Connections, transactional_id: str) -> None:
+        self._connections = connections
+        self._transactional_id = transactional_id
+        self._suspect = False
+        self._producer: Producer | None = None
+
+    def open(self) -> None:
+        """Become the id's only owner: whoever had it before is fenced, and what it left open is aborted.
+
+        Raises:
+            KafkaException: the brokers did not let it within a minute.
+        """
+        self._drop()
+        producer = Producer(
+            self._connections.kafka(
+                transactional_id=self._transactional_id,
+                transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+                socket_timeout_ms=_SOCKET_TIMEOUT_MS,
+                acks="all",
+                compression_type="lz4",
+                # A commit flushes; until then, full batches compress better.
+                linger_ms=5,
+                batch_size=1_000_000,
+                queue_buffering_max_messages=1_000_000,
+                # Room for a parked record: the largest command and its headers.
+                message_max_bytes=1024 * 1024 + 64 * 1024,
+                # A commit fails if a record was not delivered, so the many good reports need not be looked at.
+                delivery_report_only_error=True,
+                # Back-to-back transactions meet CONCURRENT_TRANSACTIONS, whose default back-off of 100 ms would
+                # dominate the latency of a command.
+                retry_backoff_ms=1,
+                retry_backoff_max_ms=10,
+            )
+            | {"error_cb": self._on_error}
+        )
+        _repeat(lambda: producer.init_transactions(_CALL_TIMEOUT_S), _INIT_FOR_S)
+        self._producer, self._suspect = producer, False
+
+    def transact(self, records: Iterable[Outgoing], offsets: Mapping[tuple[str, int], int], group: Any) -> None:
+        """Send records and consumed offsets as one transaction, and return once it is committed.
+
+        `offsets` are the next to read, by topic and partition; `group` is the consumer's metadata as it was when the
+        records were consumed, which is how a consumer that has since lost its partitions is found out.
+
+        Raises:
+            TransactionAborted: nothing happened.
+            ProducerLost: what happened is in the log; `open` again and read it.
+        """
+        if self._suspect:
+            # A repetition of the last EndTxn may still be under way, and the broker would take it for the end of the
+            # next transaction (librdkafka does not speak the protocol that tells them apart). A new epoch fences it.
+            _log.warning("replacing the producer: its last commit may be repeated out of sight")
+            metrics.REBUILT.inc()
+            try:
+                self.open()
+            except KafkaException as error:
+                raise ProducerLost(str(error)) from error
+        producer = self._producer
+        if producer is None:
+            raise ProducerLost("the producer was not opened")
+        # What went wrong while no transaction was open does not matter to this one.
+        producer.poll(0)
+        self._suspect = False
+        try:
+            producer.begin_transaction()
+            for record in records:
+                _produce(producer, record)
+            places = [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
+            _repeat(lambda: producer.send_offsets_to_transaction(places, group, _CALL_TIMEOUT_S))
+            began = time.monotonic()
+            _repeat(lambda: producer.commit_transaction(_CALL_TIMEOUT_S))
+            self._suspect |= time.monotonic() - began > _SUSPICIOUS_COMMIT_S
+        except KafkaException as error:
+            raise self._given_up(producer, error) from error
+        # The error callback runs here.
+        producer.poll(0)
+
+    def close(self) -> None:
+        self._drop()
+
+    def _given_up(self, producer: Producer, error: KafkaException) -> Exception:
+        cause: KafkaError = error.args[0]
+        if not cause.txn_requires_abort():
+            self._drop()
+            return ProducerLost(f"{cause.name()}: {cause.str()}")
+        try:
+            _repeat(lambda: producer.abort_transaction(_CALL_TIMEOUT_S))
+        except KafkaException as abort_error:
+            self._drop()
+            return ProducerLost(f"{cause.str()}, and it could not be aborted: {abort_error.args[0].str()}")
+        metrics.ABORTED.inc()
+        return TransactionAborted(f"{cause.name()}: {cause.str()}")
+
+    def _drop(self) -> None:
+        if self._producer is not None:
+            # Nothing unsent may be delivered under a dropped transaction, nor hold up the destruction.
+            self._producer.purge()
+            self._producer = None
+
+    def _on_error(self, error: KafkaError) -> None:
+        _log.warning("producer: %s", error)
+        self._suspect = True
+
+
+def _produce(producer: Producer, record: Outgoing) -> None:
+    while True:
+        try:
+            producer.produce(
+                record.topic,
+                record.value,
+                record.key,
+                record.partition,
+                timestamp=record.timestamp_ms,
+                headers=record.headers,
+            )
+        except BufferError:
+            # The local queue is full; delivering frees it, and a failed delivery ends the transaction.
+            producer.poll(_QUEUE_FULL_WAIT_S)
+        else:
+            return
+
+
+def _repeat(call: Callable[[], None], for_s: float = _REPEAT_FOR_S) -> None:
+    """Make a call of the transactional API, and again while it says that this is the remedy."""
+    deadline = time.monotonic() + for_s
+    while True:
+        try:
+            call()
+        except KafkaException as error:
+            if not error.args[0].retriable() or time.monotonic() > deadline:
+                raise
+        else:
+            return

@@ -1,0 +1,31 @@
+"""How a command service runs: the environment variables of its own, beside `schemas.connections`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """A field `x` is the environment variable `DAYBOOK_COMMAND_SERVICE_X`."""
+
+    model_config = SettingsConfigDict(env_prefix="DAYBOOK_COMMAND_SERVICE_", frozen=True)
+
+    instance: str = Field("0", pattern=r"[A-Za-z0-9_-]{1,64}")
+    """The stable ordinal of this instance. A restarted instance fences what its predecessor left open; two that run at
+    once must differ, or they fence each other."""
+
+    batch: int = Field(2_000, ge=1, le=100_000)
+    """The most commands in one transaction. A batch is what is there, so a lone command does not wait for others."""
+
+    max_command_bytes: int = Field(64 * 1024, ge=1024, le=1024 * 1024)
+    """A larger command is parked unread."""
+
+    remembered_hours: float = Field(24, gt=0)
+    """How long a command id is remembered. It is restored from the replies topic, whose retention must be as long."""
+
+    remembered_per_partition: int = Field(200_000, ge=1)
+    """The most command ids remembered for a partition, some 300 bytes each; the oldest are forgotten first."""
+
+    metrics_port: int | None = Field(None, ge=1, le=65535)
+    """Where Prometheus metrics are served on loopback, if anywhere."""

@@ -1,0 +1,88 @@
+"""The ledger's processes as tests start, kill and await them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from schemas.connections import Connections
+
+T = TypeVar("T")
+
+
+def environment(connections: Connections, **more: str) -> dict[str, str]:
+    """The environment of a process that is to use these connections, and nothing that stands in a dotenv file."""
+    values = {
+        "DAYBOOK_KAFKA_BOOTSTRAP": connections.kafka_bootstrap,
+        "DAYBOOK_REGISTRY_URL": connections.registry_url,
+        "DAYBOOK_REDIS_URL": connections.redis(),
+        "DAYBOOK_NAMESPACE": connections.namespace,
+        "DAYBOOK_ENV_FILE": os.devnull,
+    }
+    return os.environ | values | more
+
+
+def until(condition: Callable[[], T], what: str, timeout_s: float = 30.0) -> T:
+    """Ask again until the answer is true, and give it back. Fails, saying what was awaited, after the time-out."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, f"after {timeout_s:.0f} s still no {what}"
+        time.sleep(0.02)
+
+
+class Process:
+    """A module of ours running as a process, its output in a file."""
+
+    def __init__(self, module: str, *arguments: str, env: dict[str, str], log: Path) -> None:
+        self._command = [sys.executable, "-W", "error", "-m", module, *arguments]
+        self._env = env
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    def start(self) -> None:
+        assert self._process is None or self._process.poll() is not None, "it is running"
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, env=self._env, stdout=log, stderr=log)
+
+    def send(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self.send(signal.SIGKILL)
+        self.wait()
+
+    def stop(self) -> int:
+        """End it as an operator would, and return its exit status."""
+        self.send(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self, timeout_s: float = 30.0) -> int:
+        assert self._process is not None
+        return self._process.wait(timeout_s)
+
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def said(self, text: str, timeout_s: float = 30.0, *, times: int = 1) -> None:
+        """Wait until it has logged a text so many times."""
+        until(lambda: self.output.count(text) >= times, f'"{text}" in the log:\n{self.output[-4000:]}', timeout_s)
