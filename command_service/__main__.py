@@ -46,14 +46,15 @@ def main() -> int:
         if settings.metrics_port is not None:
             start_http_server(settings.metrics_port, "127.0.0.1")
         partitions = _partitions(connections)
-        codec = Codec(Registry(connections.registry_url, ca_location=connections.registry_ssl_ca))
-        if not _look_up_schemas(codec, connections, stopping):
-            return 0
-        service = CommandService(connections, settings, codec, partitions)
-        stop.append(service.stop)
-        if stopping.is_set():
-            return 0
-        service.run()
+        with Registry(connections.registry_url, ca_location=connections.registry_ssl_ca) as registry:
+            codec = Codec(registry)
+            if not _look_up_schemas(codec, connections, stopping):
+                return 0
+            service = CommandService(connections, settings, codec, partitions)
+            stop.append(service.stop)
+            if stopping.is_set():
+                return 0
+            service.run()
     except (NotConfigured, ValidationError) as error:
         _log.error("not configured: %s", error)
         return 2

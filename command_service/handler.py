@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
+from confluent_kafka import Message
 
 from command_service.accounts import Entry, Overlay
 from command_service.answers import Answer, command_key, fingerprint
@@ -31,14 +31,13 @@ _MAX_DETAIL: Final = 1000
 
 
 class Outgoing(NamedTuple):
-    """A record to be sent by the transaction. `timestamp_ms` 0 means now."""
+    """A record to be sent by the transaction."""
 
     topic: str
     partition: int
     key: bytes | None
     value: bytes | None
     headers: Headers | None = None
-    timestamp_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -182,9 +181,7 @@ class Handler:
 
     def _forward(self, record: Message, home: int, outcomes: Outcomes) -> None:
         """Send a command, byte for byte, to the partition of its account, where it will be decided."""
-        outcomes.outgoing.append(
-            Outgoing(self._topics.commands, home, record.key(), record.value(), _headers(record), _timestamp_ms(record))
-        )
+        outcomes.outgoing.append(Outgoing(self._topics.commands, home, record.key(), record.value(), _headers(record)))
         outcomes.forwarded += 1
 
     def _park(self, record: Message, reason: str, detail: str, outcomes: Outcomes) -> None:
@@ -196,11 +193,10 @@ class Handler:
             ("parked-topic", str(record.topic()).encode()),
             ("parked-partition", str(record.partition()).encode()),
             ("parked-offset", str(record.offset()).encode()),
+            ("parked-timestamp-ms", str(record.timestamp()[1]).encode()),
         ]
         outcomes.outgoing.append(
-            Outgoing(
-                self._topics.parked, _CLIENTS_PARTITIONER, record.key(), record.value(), headers, _timestamp_ms(record)
-            )
+            Outgoing(self._topics.parked, _CLIENTS_PARTITIONER, record.key(), record.value(), headers)
         )
         outcomes.parked[reason] = outcomes.parked.get(reason, 0) + 1
         _log.warning("parked %s as %s: %s", _origin(record), reason, detail)
@@ -213,8 +209,3 @@ def _origin(record: Message) -> str:
 def _headers(record: Message) -> Headers:
     headers = record.headers() or []
     return list(headers.items()) if isinstance(headers, dict) else list(headers)
-
-
-def _timestamp_ms(record: Message) -> int:
-    kind, timestamp_ms = record.timestamp()
-    return 0 if kind == TIMESTAMP_NOT_AVAILABLE else timestamp_ms

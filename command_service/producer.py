@@ -149,14 +149,7 @@ class TransactionalProducer:
 def _produce(producer: Producer, record: Outgoing) -> None:
     while True:
         try:
-            producer.produce(
-                record.topic,
-                record.value,
-                record.key,
-                record.partition,
-                timestamp=record.timestamp_ms,
-                headers=record.headers,
-            )
+            producer.produce(record.topic, record.value, record.key, record.partition, headers=record.headers)
         except BufferError:
             # The local queue is full; delivering frees it, and a failed delivery ends the transaction.
             producer.poll(_QUEUE_FULL_WAIT_S)

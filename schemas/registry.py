@@ -6,7 +6,7 @@ Two failures are kept apart, since they call for opposite answers: a registry th
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Self
 
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
@@ -35,6 +35,16 @@ class Registry:
             config["ssl.ca.location"] = ca_location
         self._url = url.rsplit("@", 1)[-1]
         self._client = SchemaRegistryClient(config)
+
+    def close(self) -> None:
+        """Close the connections. What is cached goes on being answered."""
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def schema(self, schema_id: int) -> str:
         """The text of a schema.

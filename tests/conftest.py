@@ -87,9 +87,7 @@ class Ledger:
 
 
 @pytest.fixture(scope="module")
-def ledger(
-    new_connections: Callable[[], Connections], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Ledger]:
+def ledger(new_connections: Callable[[], Connections], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
     """One running ledger for a module's tests, which use accounts of their own."""
     connections = new_connections()
     apply(connections, partitions=PARTITIONS)

@@ -1,0 +1,127 @@
+"""A ledger as the wire sees it: commands put on a topic, and whole topics read back."""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from typing import Self, TypeVar
+
+from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+
+from schemas.codec import Codec
+from schemas.commands import AnyCommand, CommandReply, Deposit, OpenAccount, Withdraw, now_micros
+from schemas.connections import Connections
+from schemas.events import RecordedEvent
+from schemas.registry import Registry
+from schemas.topics import partition_of
+from tests.processes import until
+
+C = TypeVar("C")
+
+
+def make(kind: type[C], account_id: str, **fields: object) -> C:
+    """A command with the common fields filled in."""
+    common = {"command_id": str(uuid.uuid4()), "user_id": "tester", "issued_at": now_micros(), "account_id": account_id}
+    return kind(**(common | fields))
+
+
+def opening(account_id: str, **fields: object) -> OpenAccount:
+    return make(OpenAccount, account_id, **({"currency": "EUR", "holder_name": "Alice"} | fields))
+
+
+def deposit(account_id: str, amount_minor: int, **fields: object) -> Deposit:
+    return make(Deposit, account_id, amount_minor=amount_minor, **({"currency": "EUR"} | fields))
+
+
+def withdrawal(account_id: str, amount_minor: int, **fields: object) -> Withdraw:
+    return make(Withdraw, account_id, amount_minor=amount_minor, **({"currency": "EUR"} | fields))
+
+
+def read_all(connections: Connections, topic: str, *, isolation: str = "read_committed") -> list[Message]:
+    """Every record of a topic as it is now, partition by partition in order."""
+    consumer = Consumer(
+        connections.kafka(
+            group_id=f"test-{uuid.uuid4().hex}",
+            enable_auto_commit=False,
+            isolation_level=isolation,
+            enable_partition_eof=True,
+            auto_offset_reset="error",
+        )
+    )
+    found: list[Message] = []
+    try:
+        left = set(consumer.list_topics(topic, 10).topics[topic].partitions)
+        consumer.assign([TopicPartition(topic, partition, 0) for partition in left])
+        while left:
+            for message in consumer.consume(1000, 0.2):
+                error = message.error()
+                if error is None:
+                    found.append(message)
+                else:
+                    assert error.code() == KafkaError._PARTITION_EOF, error
+                    left.discard(message.partition())
+    finally:
+        consumer.close()
+    return sorted(found, key=lambda message: (message.partition(), message.offset()))
+
+
+class Wire:
+    """Puts commands on a ledger's topic and reads what became of them."""
+
+    def __init__(self, connections: Connections, partitions: int) -> None:
+        self.connections = connections
+        self.topics = connections.topics
+        self.partitions = partitions
+        self.registry = Registry(connections.registry_url)
+        self.codec = Codec(self.registry)
+        self.codec.write_commands(self.topics.commands)
+        self._producer = Producer(connections.kafka(enable_idempotence=True))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.registry.close()
+
+    def send(self, *commands: AnyCommand) -> None:
+        """Put commands where a client that knows the partitioner puts them."""
+        for command in commands:
+            home = partition_of(command.account_id, self.partitions)
+            self.put(self.codec.encode_command(command), key=command.account_id.encode(), partition=home)
+        self.flush()
+
+    def put(self, value: bytes | None, *, key: bytes | None = None, partition: int = 0, **more: object) -> None:
+        self._producer.produce(self.topics.commands, value, key, partition, **more)
+
+    def flush(self) -> None:
+        assert self._producer.flush(30) == 0
+
+    def replies(self) -> list[CommandReply]:
+        return [self.codec.decode_reply(m.value()) for m in read_all(self.connections, self.topics.replies)]
+
+    def await_replies(self, *commands: AnyCommand, timeout_s: float = 30.0) -> list[CommandReply]:
+        """The newest reply to each of these commands, once all have one."""
+        wanted = [command.command_id for command in commands]
+
+        def all_there() -> dict[str, CommandReply]:
+            found = {reply.command_id: reply for reply in self.replies()}
+            return found if all(command_id in found for command_id in wanted) else {}
+
+        found = until(all_there, f"replies to {len(wanted)} commands", timeout_s)
+        return [found[command_id] for command_id in wanted]
+
+    def decide(self, *commands: AnyCommand) -> list[CommandReply]:
+        """Send commands and wait for their replies."""
+        self.send(*commands)
+        return self.await_replies(*commands)
+
+    def parked(self) -> list[Message]:
+        return read_all(self.connections, self.topics.parked)
+
+    def events(self) -> dict[str, list[RecordedEvent]]:
+        """Every account's stream."""
+        streams: dict[str, list[RecordedEvent]] = defaultdict(list)
+        for message in read_all(self.connections, self.topics.events):
+            recorded = self.codec.decode_event(message.value())
+            streams[recorded.account_id].append(recorded)
+        return dict(streams)
