@@ -1,7 +1,9 @@
 """The schema registry, seen from a service: ids are looked up, never registered.
 
 Two failures are kept apart, since they call for opposite answers: a registry that denies an id will go on denying it
-(the record that bears it is parked), while a registry that is merely down will come back (the reader waits).
+(the record that bears it is parked), while a registry that is merely down will come back (the reader waits). A registry
+that has just started may deny everything until its storage is loaded (Apicurio does, with storage on Kafka), so a
+denial counts only from a registry that still knows a subject which it knew before.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ class Registry:
             config["ssl.ca.location"] = ca_location
         self._url = url.rsplit("@", 1)[-1]
         self._client = SchemaRegistryClient(config)
+        self._known_subject: str | None = None
 
     def close(self) -> None:
         """Close the connections. What is cached goes on being answered."""
@@ -65,7 +68,7 @@ class Registry:
         """The id under which a schema is registered for a subject.
 
         Raises:
-            SchemaNotRegistered: it is not; `daybook deploy apply` registers it.
+            SchemaNotRegistered: it is not, as far as the registry knows by now; `daybook deploy apply` registers it.
             RegistryUnavailable: the registry could not be asked.
         """
         try:
@@ -74,14 +77,26 @@ class Registry:
             raise self._told_apart(error, f"subject {subject}") from error
         if found is None:
             raise RegistryUnavailable(f"the registry at {self._url} gave no id for subject {subject}")
+        self._known_subject = subject
         return found
 
     def _told_apart(self, error: Exception, what: str) -> Exception:
         # The client lets its HTTP library's errors through, and which library that is depends on its version. So
         # whatever is not a clear denial counts as "could not be asked": waiting loses nothing, parking would.
-        if isinstance(error, SchemaRegistryError) and error.error_code in _DENIALS:
-            return SchemaNotRegistered(
-                f"the registry at {self._url} knows no {what}: {error.error_message}; "
-                "`daybook deploy apply` registers Daybook's schemas"
-            )
-        return RegistryUnavailable(f"the registry at {self._url} could not be asked for {what}: {error}")
+        if not _denies(error):
+            return RegistryUnavailable(f"the registry at {self._url} could not be asked for {what}: {error}")
+        if self._known_subject is not None:
+            try:
+                self._client.get_versions(self._known_subject)
+            except Exception as doubt:
+                return RegistryUnavailable(
+                    f"the registry at {self._url} denies {what}, but {self._known_subject} as well, which it knew "
+                    f"before: it is loading, or has lost its schemas ({doubt})"
+                )
+        return SchemaNotRegistered(
+            f"the registry at {self._url} knows no {what}; `daybook deploy apply` registers Daybook's schemas"
+        )
+
+
+def _denies(error: Exception) -> bool:
+    return isinstance(error, SchemaRegistryError) and error.error_code in _DENIALS

@@ -1,0 +1,64 @@
+"""One ledger's codec over a registry in memory, and one record of each kind with its bytes."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from schemas.codec import Codec
+from schemas.commands import CommandReply, CommandStatus
+from schemas.events import CHAIN_START
+from schemas.topics import Topics
+from tests.unit.given import NOW, deposit, deposited
+from tests.unit.memory_registry import MemoryRegistry
+
+TOPICS: Final = Topics()
+REGISTRY: Final = MemoryRegistry.deployed(TOPICS)
+
+
+def codec_of(registry: MemoryRegistry) -> Codec:
+    codec = Codec(registry)
+    codec.write_commands(TOPICS.commands)
+    codec.write_events(TOPICS.events)
+    codec.write_replies(TOPICS.replies)
+    return codec
+
+
+CODEC: Final = codec_of(REGISTRY)
+
+COMMON: Final[dict[str, Any]] = {
+    "event_id": "01977375-f600-7000-8444-555555555555",
+    "account_id": "acc-1",
+    "sequence": 2,
+    "recorded_at": NOW,
+    "effective_at": NOW - 1,
+    "user_id": "teller",
+    "command_id": "11111111-2222-4333-8444-555555555555",
+    "correlation_id": "order-7",
+    "causation_id": "11111111-2222-4333-8444-555555555555",
+    "reason": "výplata",
+}
+COMMAND: Final = deposit(12345, reason="výplata", effective_at=NOW - 1, expected_version=3)
+EVENT: Final = deposited(12345, 20000)
+REPLY: Final = CommandReply(
+    command_id=COMMAND.command_id,
+    account_id="acc-1",
+    status=CommandStatus.REJECTED,
+    sequence=7,
+    event_count=0,
+    code="insufficient_funds",
+    message="…",
+    decided_at=NOW,
+)
+COMMAND_BYTES: Final = CODEC.encode_command(COMMAND)
+EVENT_BYTES: Final = CODEC.encode_event(EVENT, COMMON, CHAIN_START)[0]
+REPLY_BYTES: Final = CODEC.encode_reply(REPLY)
+
+
+def zigzag(number: int) -> bytes:
+    """A number as Avro writes it, from its specification."""
+    rest, out = (number << 1) ^ (number >> 63), bytearray()
+    while rest > 0x7F:
+        out.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    out.append(rest)
+    return bytes(out)

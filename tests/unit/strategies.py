@@ -1,0 +1,118 @@
+"""What Hypothesis draws: any record of the contract, and commands that meet on one account."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, Final
+from uuid import UUID
+
+from hypothesis import strategies as st
+
+from schemas.commands import (
+    COMMAND_TYPES,
+    AnyCommand,
+    ChangeHolder,
+    CloseAccount,
+    CommandReply,
+    CommandStatus,
+    Deposit,
+    Freeze,
+    OpenAccount,
+    Refund,
+    SetOverdraftLimit,
+    Unfreeze,
+    Withdraw,
+)
+from schemas.events import EVENT_TYPES, Event, RecordedEvent
+from schemas.money import INT64_MAX, INT64_MIN
+from tests.unit.given import ACCOUNT, NOW
+
+LONGS: Final = st.integers(INT64_MIN, INT64_MAX)
+TEXTS: Final = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+UUIDS: Final = st.uuids().map(str)
+ANY_UUIDS: Final = st.integers(0, 2**128 - 1).map(lambda number: str(UUID(int=number)))
+
+_BY_ANNOTATION: Final[dict[str, st.SearchStrategy[Any]]] = {
+    "str": TEXTS,
+    "int": LONGS,
+    "str | None": st.none() | TEXTS,
+    "int | None": st.none() | LONGS,
+}
+_BY_NAME: Final[dict[str, st.SearchStrategy[Any]]] = {
+    "command_id": ANY_UUIDS,
+    "event_id": ANY_UUIDS,
+    "event_count": st.integers(-(2**31), 2**31 - 1),
+    "status": st.sampled_from(CommandStatus),
+}
+
+
+def _values(record_type: type, *but: str) -> dict[str, st.SearchStrategy[Any]]:
+    return {
+        f.name: _BY_NAME[f.name] if f.name in _BY_NAME else _BY_ANNOTATION[str(f.type)]
+        for f in fields(record_type)
+        if f.name not in but
+    }
+
+
+def _any(record_type: type) -> st.SearchStrategy[Any]:
+    """Any value of a record's type, whether it makes sense or not."""
+    return st.fixed_dictionaries(_values(record_type)).map(lambda drawn: record_type(**drawn))
+
+
+ANY_COMMAND: Final[st.SearchStrategy[AnyCommand]] = st.one_of(*map(_any, COMMAND_TYPES))
+ANY_EVENT: Final[st.SearchStrategy[Event]] = st.one_of(*map(_any, EVENT_TYPES))
+ANY_REPLY: Final[st.SearchStrategy[CommandReply]] = _any(CommandReply)
+COMMON_FIELDS: Final[st.SearchStrategy[dict[str, Any]]] = st.fixed_dictionaries(
+    _values(RecordedEvent, "event", "chain_hash")
+)
+"""What `Codec.encode_event` is given besides the event."""
+
+
+def _mostly(usual: st.SearchStrategy[Any], times: int, *others: object) -> st.SearchStrategy[Any]:
+    """A usual value `times` as often as each of the others. (`one_of` gives each of its branches the same share.)"""
+    return st.integers(0, times + len(others) - 1).flatmap(
+        lambda drawn: usual if drawn < times else st.just(others[drawn - times])
+    )
+
+
+# Few and small values, with some at the edges, so that commands on one account run into each other.
+_AMOUNTS: Final = _mostly(st.integers(1, 50), 20, -1, 0, INT64_MAX - 20, INT64_MAX)
+_LIMITS: Final = _mostly(st.integers(0, 60), 20, -1, INT64_MAX)
+_CURRENCIES: Final = _mostly(st.just("EUR"), 30, "CZK", "eur")
+_NAMES: Final = _mostly(st.sampled_from(["Ada", "Grace"]), 20, " ", "x" * 201)
+_COMMON: Final = {
+    "command_id": UUIDS,
+    "account_id": _mostly(st.just(ACCOUNT), 60, "a/1"),
+    "user_id": _mostly(st.just("teller"), 60, ""),
+    "issued_at": st.just(NOW),
+    "expected_version": _mostly(st.none(), 100, 0, 1, 2, 3, 4, 5),
+    "correlation_id": _mostly(st.none(), 60, "x" * 201),
+    "effective_at": _mostly(st.none(), 60, NOW, NOW + 1, 0, INT64_MIN),
+    "reason": st.none(),
+}
+
+
+def _meeting(record_type: type[AnyCommand], **own: st.SearchStrategy[Any]) -> st.SearchStrategy[AnyCommand]:
+    return st.fixed_dictionaries(_COMMON | own).map(lambda drawn: record_type(**drawn))
+
+
+_DEPOSITS: Final = _meeting(Deposit, amount_minor=_AMOUNTS, currency=_CURRENCIES)
+_WITHDRAWALS: Final = _meeting(Withdraw, amount_minor=_AMOUNTS, currency=_CURRENCIES)
+_REFUNDS: Final = _meeting(Refund, amount_minor=_AMOUNTS, currency=_CURRENCIES, withdrawal_sequence=st.integers(-1, 12))
+_OTHERS: Final = st.one_of(
+    _meeting(
+        OpenAccount, currency=_CURRENCIES, holder_name=_NAMES, holder_email=st.none(), overdraft_limit_minor=_LIMITS
+    ),
+    _meeting(ChangeHolder, holder_name=_NAMES, holder_email=st.none()),
+    _meeting(Freeze),
+    _meeting(Unfreeze),
+    _meeting(CloseAccount),
+)
+MEETING_COMMANDS: Final[st.SearchStrategy[AnyCommand]] = st.one_of(
+    _DEPOSITS,
+    _WITHDRAWALS,
+    _REFUNDS,
+    _meeting(SetOverdraftLimit, limit_minor=_LIMITS, currency=_CURRENCIES),
+    st.integers(0, 3).flatmap(lambda drawn: _OTHERS if drawn == 0 else _meeting(Unfreeze)),
+)
+"""Commands to one account that are often accepted, and are refused for every reason there is."""

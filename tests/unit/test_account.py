@@ -1,0 +1,154 @@
+"""What each command leads to, and what each event does to the state."""
+
+import pytest
+
+from command_service.domain.account import Account, Status, evolve
+from command_service.domain.withdrawals import Withdrawals
+from schemas.events import AccountClosed, AccountFrozen, AccountUnfrozen, Event, HolderChanged
+from schemas.money import INT64_MAX
+from tests.unit.given import (
+    NOW,
+    change_holder,
+    close_account,
+    created,
+    deposit,
+    deposited,
+    fold,
+    freeze,
+    given,
+    limit_set,
+    open_account,
+    refund,
+    refunded,
+    set_overdraft_limit,
+    unfreeze,
+    withdraw,
+    withdrawn,
+)
+
+
+class TestWhatCommandsLeadTo:
+    def test_an_account_is_opened(self) -> None:
+        command = open_account("CZK", "Božena Němcová", "bozena@example.org", 500)
+        given().when(command).then(created("CZK", "Božena Němcová", "bozena@example.org", 500))
+
+    def test_an_account_may_be_expected_not_to_exist(self) -> None:
+        given().when(open_account(expected_version=0)).then(created())
+
+    def test_a_deposit_carries_the_balance_after_it(self) -> None:
+        given(created(), deposited(50, 50)).when(deposit(100)).then(deposited(100, 150))
+
+    def test_a_deposit_may_fill_the_balance_to_the_last_unit(self) -> None:
+        given(created(), deposited(1, 1)).when(deposit(INT64_MAX - 1)).then(deposited(INT64_MAX - 1, INT64_MAX))
+
+    def test_a_withdrawal_may_empty_the_account(self) -> None:
+        given(created(), deposited(50, 50)).when(withdraw(50)).then(withdrawn(50, 0))
+
+    def test_a_withdrawal_may_use_the_whole_overdraft(self) -> None:
+        given(created(overdraft_limit_minor=30), deposited(50, 50)).when(withdraw(80)).then(withdrawn(80, -30))
+
+    def test_a_withdrawal_is_refunded_in_parts(self) -> None:
+        history = (created(), deposited(100, 100), withdrawn(60, 40))
+        given(*history).when(refund(3, 25)).then(refunded(3, 25, 65))
+        given(*history, refunded(3, 25, 65)).when(refund(3, 35)).then(refunded(3, 35, 100))
+
+    def test_the_overdraft_limit_is_set(self) -> None:
+        given(created()).when(set_overdraft_limit(100)).then(limit_set(100))
+
+    def test_the_overdraft_limit_may_be_lowered_to_what_is_used(self) -> None:
+        given(created(overdraft_limit_minor=100), withdrawn(40, -40)).when(set_overdraft_limit(40)).then(limit_set(40))
+
+    def test_the_holder_is_changed_even_while_frozen(self) -> None:
+        changed = HolderChanged(holder_name="Grace", holder_email="grace@example.org")
+        given(created(), AccountFrozen()).when(change_holder("Grace", "grace@example.org")).then(changed)
+
+    def test_the_email_alone_is_changed(self) -> None:
+        changed = HolderChanged(holder_name="Ada", holder_email=None)
+        given(created("EUR", "Ada", "ada@example.org")).when(change_holder("Ada", None)).then(changed)
+
+    def test_an_account_is_frozen_and_released(self) -> None:
+        given(created()).when(freeze()).then(AccountFrozen())
+        given(created(), AccountFrozen()).when(unfreeze()).then(AccountUnfrozen())
+        given(created(), AccountFrozen(), AccountUnfrozen()).when(deposit(1)).then(deposited(1, 1))
+
+    def test_an_empty_account_is_closed(self) -> None:
+        given(created(), deposited(5, 5), withdrawn(5, 0)).when(close_account()).then(AccountClosed())
+
+    def test_a_change_may_be_back_dated_to_any_day_of_the_calendar(self) -> None:
+        given(created()).when(deposit(1, effective_at=-62_135_596_800_000_000)).then(deposited(1, 1))
+
+    def test_a_change_may_count_from_this_very_moment(self) -> None:
+        given(created()).when(deposit(1, effective_at=NOW)).then(deposited(1, 1))
+
+    def test_the_expected_version_is_the_sequence_of_the_newest_event(self) -> None:
+        given(created(), deposited(5, 5)).when(withdraw(5, expected_version=2)).then(withdrawn(5, 0))
+
+
+class TestWhatIsSoAlready:
+    def test_freezing_a_frozen_account(self) -> None:
+        given(created(), AccountFrozen()).when(freeze()).then_nothing()
+
+    def test_releasing_an_active_account(self) -> None:
+        given(created()).when(unfreeze()).then_nothing()
+
+    def test_setting_the_limit_that_is_set(self) -> None:
+        given(created(overdraft_limit_minor=70)).when(set_overdraft_limit(70)).then_nothing()
+
+    def test_naming_the_holder_that_is_named(self) -> None:
+        given(created("EUR", "Ada", "ada@example.org")).when(change_holder("Ada", "ada@example.org")).then_nothing()
+
+    def test_closing_a_closed_account(self) -> None:
+        given(created(), AccountClosed()).when(close_account()).then_nothing()
+
+
+class TestWhatEventsDo:
+    def test_creation_begins_the_state(self) -> None:
+        assert fold((created("KWD", "Ada", "ada@example.org", 7),)) == Account(
+            sequence=1,
+            currency="KWD",
+            balance_minor=0,
+            overdraft_limit_minor=7,
+            status=Status.ACTIVE,
+            holder_name="Ada",
+            holder_email="ada@example.org",
+            withdrawals=Withdrawals(),
+        )
+
+    def test_every_event_moves_the_sequence_by_one(self) -> None:
+        state = fold(
+            (
+                created(),
+                deposited(10, 10),
+                withdrawn(4, 6),
+                refunded(3, 4, 10),
+                limit_set(5),
+                HolderChanged(holder_name="Grace"),
+                AccountFrozen(),
+                AccountUnfrozen(),
+                withdrawn(10, 0),
+                AccountClosed(),
+            )
+        )
+        assert state == Account(
+            sequence=10,
+            currency="EUR",
+            balance_minor=0,
+            overdraft_limit_minor=5,
+            status=Status.CLOSED,
+            holder_name="Grace",
+            holder_email=None,
+            withdrawals=Withdrawals().withdrawn(3, 4).refunded(3, 4).withdrawn(9, 10),
+        )
+
+    def test_the_status_follows_freezing_and_releasing(self) -> None:
+        frozen = fold((created(), AccountFrozen()))
+        assert frozen is not None
+        assert frozen.status is Status.FROZEN
+        assert evolve(frozen, AccountUnfrozen()).status is Status.ACTIVE
+
+    @pytest.mark.parametrize(
+        "event", [deposited(1, 1), AccountFrozen(), AccountClosed()], ids=lambda e: type(e).__name__
+    )
+    def test_a_stream_without_a_beginning_is_an_error(self, event: Event) -> None:
+        with pytest.raises(ValueError, match=f"{type(event).__name__} came before AccountCreated"):
+            evolve(None, event)
