@@ -1,0 +1,139 @@
+"""How what is found can differ from what is wanted, as types. `problem` says what, `remedy` what applying did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deploy.wanted import COMPATIBILITY, SubjectDefinition, TopicDefinition
+from schemas.codec import ReleasedSchema
+
+
+@dataclass(frozen=True, slots=True)
+class MissingTopic:
+    topic: TopicDefinition
+    replication: int
+
+    @property
+    def problem(self) -> str:
+        return f"topic {self.topic.name} is missing"
+
+    @property
+    def remedy(self) -> str:
+        return f"created with {self.topic.partitions} partitions, replication {self.replication}"
+
+
+@dataclass(frozen=True, slots=True)
+class TopicConfigDiffers:
+    topic: str
+    name: str
+    found: str | None
+    wanted: str
+
+    @property
+    def problem(self) -> str:
+        return f"topic {self.topic}: {self.name} is {self.found}, wanted {self.wanted}"
+
+    @property
+    def remedy(self) -> str:
+        return "set"
+
+
+@dataclass(frozen=True, slots=True)
+class MissingSubject:
+    subject: SubjectDefinition
+
+    @property
+    def problem(self) -> str:
+        return f"subject {self.subject.name} is missing"
+
+    @property
+    def remedy(self) -> str:
+        versions = ", ".join(f"v{schema.version}" for schema in self.subject.versions)
+        return f"registered {versions} with compatibility {COMPATIBILITY}"
+
+
+@dataclass(frozen=True, slots=True)
+class MissingSchema:
+    subject: str
+    schema: ReleasedSchema
+
+    @property
+    def problem(self) -> str:
+        return f"subject {self.subject}: v{self.schema.version} of {self.schema.name} is missing"
+
+    @property
+    def remedy(self) -> str:
+        return "registered"
+
+
+@dataclass(frozen=True, slots=True)
+class CompatibilityDiffers:
+    subject: str
+    found: str | None
+
+    @property
+    def problem(self) -> str:
+        return f"subject {self.subject}: compatibility is {self.found or 'not set'}, wanted {COMPATIBILITY}"
+
+    @property
+    def remedy(self) -> str:
+        return "set"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicationDiffers:
+    """Reported and left: moving replicas loads the brokers, so when and where to is the operator's decision."""
+
+    topic: str
+    found: int
+    wanted: int
+
+    @property
+    def problem(self) -> str:
+        return (
+            f"topic {self.topic}: replication is {self.found}, wanted {self.wanted} "
+            "(left as it is: use kafka-reassign-partitions, then apply again)"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionCountDiffers:
+    """Refused: no count but the one at creation is right for what is in the topics."""
+
+    topic: str
+    found: int
+    wanted: int
+    accounts_live_here: bool
+
+    @property
+    def problem(self) -> str:
+        why = (
+            "accounts would move to other partitions, away from their history"
+            if self.accounts_live_here
+            else "its keys would move to other partitions, and lose their order"
+        )
+        return (
+            f"topic {self.topic} has {self.found} partitions, wanted {self.wanted}; "
+            f"the count cannot change, since {why}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class IncompatibleSchema:
+    """Refused: the subject holds versions that this one does not go together with."""
+
+    subject: str
+    schema: ReleasedSchema
+
+    @property
+    def problem(self) -> str:
+        return (
+            f"subject {self.subject}: v{self.schema.version} of {self.schema.name} is not {COMPATIBILITY} compatible "
+            "with the versions that are registered. Either they are not Daybook's, or this one was edited after its "
+            "release"
+        )
+
+
+Applicable = MissingTopic | TopicConfigDiffers | MissingSubject | MissingSchema | CompatibilityDiffers
+Refusal = PartitionCountDiffers | IncompatibleSchema
+Difference = Applicable | ReplicationDiffers | Refusal

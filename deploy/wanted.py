@@ -1,0 +1,164 @@
+"""The definitions as wanted: topics with their configuration, subjects with their schemas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final
+
+from schemas.codec import ReleasedSchema, is_command, is_event, released
+from schemas.topics import Topics, subject
+
+DEFAULT_PARTITIONS: Final = 6
+"""Divides evenly among 1, 2, 3 and 6 instances. A ledger that will need more instances says so when it is created."""
+
+MAX_DEFAULT_REPLICATION: Final = 3
+"""Where the brokers allow it: one can be down for maintenance and another be lost, and nothing committed is lost."""
+
+COMPATIBILITY: Final = "FULL_TRANSITIVE"
+"""Events of any age are read by any version of a service, and a rolling update runs two versions at once."""
+
+_MINUTE_MS: Final = 60 * 1000
+_HOUR_MS: Final = 60 * _MINUTE_MS
+_DAY_MS: Final = 24 * _HOUR_MS
+
+_MAX_MESSAGE_BYTES: Final = 1024 * 1024
+_MAX_PARKED_BYTES: Final = 100_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class TopicDefinition:
+    """A topic as wanted. `configs` are those settings whose value matters; an operator may set others beside them."""
+
+    name: str
+    partitions: int
+    configs: Mapping[str, str]
+    accounts_live_here: bool
+    """Partition i belongs together with partition i of the other topics of which this is true."""
+
+    def configs_at(self, replication: int) -> dict[str, str]:
+        """All settings that matter, for a topic with so many replicas.
+
+        The replicas are those that the topic has, not those wanted: with fewer than three, a minimum of two in sync
+        would stop every writer as soon as one broker restarts, or at once.
+        """
+        return {**self.configs, "min.insync.replicas": "2" if replication >= MAX_DEFAULT_REPLICATION else "1"}
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectDefinition:
+    """A registry subject as wanted: every released version of one record, the oldest first."""
+
+    name: str
+    versions: tuple[ReleasedSchema, ...]
+
+
+def topic_definitions(topics: Topics, partitions: int) -> tuple[TopicDefinition, ...]:
+    """Every topic of a ledger; those that accounts live in come first, the commands topic before all."""
+    return (
+        TopicDefinition(topics.commands, partitions, _COMMANDS, accounts_live_here=True),
+        TopicDefinition(topics.followups, partitions, _FOLLOWUPS, accounts_live_here=True),
+        TopicDefinition(topics.events, partitions, _EVENTS, accounts_live_here=True),
+        TopicDefinition(topics.snapshots, partitions, _SNAPSHOTS, accounts_live_here=True),
+        # An answer is written to the partition of its account, so that who takes partition i restores from replies i
+        # which command ids were answered.
+        TopicDefinition(topics.replies, partitions, _REPLIES, accounts_live_here=True),
+        TopicDefinition(topics.parked, partitions, _PARKED, accounts_live_here=False),
+        TopicDefinition(topics.subject_keys, partitions, _SUBJECT_KEYS, accounts_live_here=False),
+    )
+
+
+def subject_definitions(topics: Topics) -> tuple[SubjectDefinition, ...]:
+    """Every subject of a ledger, by the topic and the full name of the record."""
+    return tuple(
+        SubjectDefinition(subject(_topic_of(name, topics), name), tuple(versions))
+        for name, versions in groupby(released(), key=lambda schema: schema.name)
+    )
+
+
+def _topic_of(record_name: str, topics: Topics) -> str:
+    if is_command(record_name):
+        return topics.commands
+    if is_event(record_name):
+        return topics.events
+    return topics.replies
+
+
+_EVERY_TOPIC: Final = {
+    # A replica that lags behind must not become leader: what it lacks was acknowledged and would be gone.
+    "unclean.leader.election.enable": "false",
+    # Batches stay as their producers compressed them; compressing anew would cost the broker and gain nothing.
+    "compression.type": "producer",
+    # Kafka's own default differs by a few bytes, and a broker may have another.
+    "max.message.bytes": str(_MAX_MESSAGE_BYTES),
+    # The services' clock is the one that decides, and restoring compares a record's time with it.
+    "message.timestamp.type": "CreateTime",
+    # Age alone deletes: a limit in bytes would delete the more the busier a day is, unread records first.
+    "retention.bytes": "-1",
+}
+
+
+def _deleted_after(retention_ms: int) -> dict[str, str]:
+    return {
+        "cleanup.policy": "delete",
+        "retention.ms": str(retention_ms),
+        # Whole segments are deleted, by their newest record. Kafka's default of a week per segment would keep a quiet
+        # topic's records for as long again.
+        "segment.ms": str(retention_ms // 4),
+    }
+
+
+def _compacted() -> dict[str, str]:
+    return {
+        "cleanup.policy": "compact",
+        # Without effect while the policy is `compact`. Should somebody add `delete` to it, still nothing is deleted.
+        "retention.ms": "-1",
+        "min.compaction.lag.ms": "0",
+    }
+
+
+_COMMANDS: Final = {
+    **_EVERY_TOPIC,
+    **_deleted_after(_DAY_MS),
+    # Anybody's clock may be wrong: by the client's time, a command could be deleted before it is read. What the client
+    # says about time is in the command (`issued_at`).
+    "message.timestamp.type": "LogAppendTime",
+}
+# Long enough for the receiving half of a transfer to survive a service that is down over a weekend.
+_FOLLOWUPS: Final = {**_EVERY_TOPIC, **_deleted_after(7 * _DAY_MS)}
+_EVENTS: Final = {
+    **_EVERY_TOPIC,
+    **_compacted(),
+    # No two events have the same key, so that cleaning copies the log and removes only what was aborted. Let it
+    # happen when most of the log is new, not whenever half of it is.
+    "min.cleanable.dirty.ratio": "0.9",
+}
+_SNAPSHOTS: Final = {
+    **_EVERY_TOPIC,
+    **_compacted(),
+    # A restore reads all of it: superseded snapshots should not make up more than a fifth.
+    "min.cleanable.dirty.ratio": "0.2",
+    # The segment being written is never cleaned, and on a quiet ledger it would stay for a week.
+    "segment.ms": str(_HOUR_MS),
+}
+# The memory of command ids is restored from here, and covers a day by default.
+_REPLIES: Final = {**_EVERY_TOPIC, **_deleted_after(_DAY_MS)}
+_PARKED: Final = {
+    **_EVERY_TOPIC,
+    **_deleted_after(30 * _DAY_MS),
+    # A broker measures compressed batches, so a record of many megabytes can come in on the commands topic. It has to
+    # fit here even if it compresses worse with our codec; a broker's requests end at 100 MiB by default.
+    "max.message.bytes": str(_MAX_PARKED_BYTES),
+    # The thirty days count from the parking, not from the time that the record claims.
+    "message.timestamp.type": "LogAppendTime",
+}
+_SUBJECT_KEYS: Final = {
+    **_EVERY_TOPIC,
+    **_compacted(),
+    # An erasure is done when the key before it is gone from the disk: soon, however small the dirty part of the log.
+    "max.compaction.lag.ms": str(_MINUTE_MS),
+    "segment.ms": str(_MINUTE_MS),
+    # Whoever keeps keys in memory and was away must still find the tombstone. It holds nothing personal.
+    "delete.retention.ms": str(7 * _DAY_MS),
+}

@@ -1,0 +1,156 @@
+"""What is wanted of topics and subjects, and how what is found is compared with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from deploy.brokers import FoundCluster, FoundTopic, compared
+from deploy.definitions import refuse
+from deploy.differences import (
+    CompatibilityDiffers,
+    Difference,
+    IncompatibleSchema,
+    MissingTopic,
+    PartitionCountDiffers,
+    ReplicationDiffers,
+    TopicConfigDiffers,
+)
+from deploy.errors import Refused
+from deploy.wanted import TopicDefinition, subject_definitions, topic_definitions
+from schemas.codec import released
+from schemas.topics import Topics
+
+TOPICS = Topics("eu")
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+
+WANTED = TopicDefinition("eu.t", 6, {"cleanup.policy": "compact"}, accounts_live_here=True)
+AS_WANTED = {"cleanup.policy": "compact", "min.insync.replicas": "1"}
+
+
+def definition(name: str) -> TopicDefinition:
+    return next(topic for topic in topic_definitions(TOPICS, 6) if topic.name == name)
+
+
+def differences(found: FoundTopic | None, brokers: int = 1, replication: int | None = None) -> Sequence[Difference]:
+    topics = {} if found is None else {WANTED.name: found}
+    return list(compared([WANTED], FoundCluster(brokers, topics), replication))
+
+
+def test_every_topic_of_the_contract_is_defined_with_the_same_count() -> None:
+    assert {topic.name: topic.partitions for topic in topic_definitions(TOPICS, 12)} == dict.fromkeys(
+        [
+            "eu.account.commands",
+            "eu.account.followups",
+            "eu.account.events",
+            "eu.account.snapshots",
+            "eu.account.replies",
+            "eu.account.parked",
+            "eu.subject.keys",
+        ],
+        12,
+    )
+
+
+@pytest.mark.parametrize(
+    ("topic", "retention_ms"),
+    [
+        (TOPICS.commands, DAY_MS),
+        (TOPICS.followups, 7 * DAY_MS),
+        (TOPICS.replies, DAY_MS),
+        (TOPICS.parked, 30 * DAY_MS),
+    ],
+)
+def test_what_is_passed_on_is_deleted_by_age(topic: str, retention_ms: int) -> None:
+    configs = definition(topic).configs
+    assert configs["cleanup.policy"] == "delete"
+    assert configs["retention.ms"] == str(retention_ms)
+    assert int(configs["segment.ms"]) < retention_ms
+
+
+@pytest.mark.parametrize("topic", [TOPICS.events, TOPICS.snapshots, TOPICS.subject_keys])
+def test_what_is_kept_is_compacted_and_never_deleted_by_age_or_size(topic: str) -> None:
+    configs = definition(topic).configs
+    assert (configs["cleanup.policy"], configs["retention.ms"], configs["retention.bytes"]) == ("compact", "-1", "-1")
+
+
+def test_an_erased_key_leaves_the_disk_soon() -> None:
+    configs = definition(TOPICS.subject_keys).configs
+    assert int(configs["max.compaction.lag.ms"]) <= HOUR_MS
+    assert int(configs["segment.ms"]) <= HOUR_MS
+
+
+def test_whatever_fits_on_the_commands_topic_can_be_parked_with_its_reason() -> None:
+    commands, parked = definition(TOPICS.commands).configs, definition(TOPICS.parked).configs
+    assert int(parked["max.message.bytes"]) >= int(commands["max.message.bytes"]) + 64 * 1024
+
+
+@pytest.mark.parametrize(("replication", "in_sync"), [(1, "1"), (2, "1"), (3, "2"), (5, "2")])
+def test_writers_never_wait_for_more_replicas_than_a_restart_leaves(replication: int, in_sync: str) -> None:
+    assert WANTED.configs_at(replication)["min.insync.replicas"] == in_sync
+
+
+def test_every_released_schema_has_its_subject() -> None:
+    subjects = subject_definitions(TOPICS)
+    assert [schema for subject in subjects for schema in subject.versions] == list(released())
+    names = [subject.name for subject in subjects]
+    assert len(set(names)) == len(names)
+    assert "eu.account.commands-daybook.account.command.Deposit" in names
+    assert "eu.account.events-daybook.account.event.MoneyDeposited" in names
+    assert "eu.account.replies-daybook.account.CommandReply" in names
+
+
+def test_a_topic_as_wanted_does_not_differ() -> None:
+    assert differences(FoundTopic(6, 1, {**AS_WANTED, "segment.bytes": "1024"})) == []
+
+
+@pytest.mark.parametrize(
+    ("brokers", "asked", "replication"), [(1, None, 1), (2, None, 2), (3, None, 3), (5, None, 3), (5, 5, 5), (3, 1, 1)]
+)
+def test_a_missing_topic_gets_up_to_three_replicas_or_what_is_asked(
+    brokers: int, asked: int | None, replication: int
+) -> None:
+    assert differences(None, brokers, asked) == [MissingTopic(WANTED, replication)]
+
+
+def test_a_setting_that_differs_is_named_with_both_values() -> None:
+    (difference,) = differences(FoundTopic(6, 1, {**AS_WANTED, "cleanup.policy": "delete"}))
+    assert difference == TopicConfigDiffers("eu.t", "cleanup.policy", "delete", "compact")
+    assert difference.problem == "topic eu.t: cleanup.policy is delete, wanted compact"
+
+
+def test_a_partition_count_that_differs_says_why_it_cannot_change() -> None:
+    (difference,) = differences(FoundTopic(4, 1, AS_WANTED))
+    assert difference == PartitionCountDiffers("eu.t", 4, 6, accounts_live_here=True)
+    assert "eu.t has 4 partitions, wanted 6" in difference.problem
+    assert "accounts would move to other partitions" in difference.problem
+
+
+@pytest.mark.parametrize(
+    ("found", "brokers", "asked", "wanted"),
+    [
+        (1, 3, None, 3),  # brokers were added since
+        (3, 2, None, None),  # one broker is down
+        (3, 3, 2, 2),
+        (2, 2, 2, None),
+    ],
+)
+def test_replication_is_compared(found: int, brokers: int, asked: int | None, wanted: int | None) -> None:
+    configs = WANTED.configs_at(found)
+    expected = [] if wanted is None else [ReplicationDiffers("eu.t", found, wanted)]
+    assert differences(FoundTopic(6, found, configs), brokers, asked) == expected
+
+
+def test_all_that_cannot_be_put_right_is_refused_at_once() -> None:
+    schema = released()[0]
+    with pytest.raises(Refused, match=r"(?s)eu\.t has 4 .*subject s: v1 .*Nothing was changed"):
+        refuse(
+            [
+                CompatibilityDiffers("s", None),
+                PartitionCountDiffers("eu.t", 4, 6, accounts_live_here=True),
+                IncompatibleSchema("s", schema),
+            ]
+        )
+    refuse([CompatibilityDiffers("s", None), ReplicationDiffers("eu.t", 1, 3)])
