@@ -1,0 +1,95 @@
+"""What can go wrong between a program and the ledger. Each message says what was wrong, where, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from schemas.commands import CommandReply
+from schemas.connections import NotConfigured
+
+__all__ = [
+    "AccountUnknown",
+    "DaybookError",
+    "NotConfigured",
+    "NotTaken",
+    "ReadTimeout",
+    "Refused",
+    "ReplyTimeout",
+    "Unreachable",
+    "UnreadableRecord",
+]
+
+_NAMED_IDS = 3
+"""How many command ids a message names; all of them are in the error's attribute."""
+
+
+class DaybookError(Exception):
+    """The base of this package's errors. `NotConfigured` alone comes from below it and is not one of them."""
+
+
+class Refused(DaybookError):
+    """The ledger decided against a command and recorded nothing. `code` is stable (docs/REFUSALS.md)."""
+
+    def __init__(self, reply: CommandReply) -> None:
+        self.reply = reply
+        self.code = reply.code or "unknown"
+        self.message = reply.message or "the reply gives no message"
+        super().__init__(f"{self.code}: {self.message}")
+
+
+class Unreachable(DaybookError):
+    """A server did not answer, or does not hold what Daybook needs there. `server` is its kind, such as `Kafka`."""
+
+    def __init__(self, server: str, address: str, why: str) -> None:
+        self.server = server
+        self.address = address
+        self.why = why
+        super().__init__(f"{server} at {address}: {why}")
+
+
+class NotTaken(DaybookError):
+    """Kafka turned a command down, so it was not carried out; waiting will not help."""
+
+    def __init__(self, command_id: str, why: str) -> None:
+        self.command_id = command_id
+        super().__init__(f"Kafka did not take command {command_id}: {why}")
+
+
+class ReplyTimeout(DaybookError):
+    """Commands were sent and nothing came back in time. Whether they were carried out is not known.
+
+    Sending them again under the same ids is safe: each is carried out at most once.
+    """
+
+    def __init__(self, command_ids: Sequence[str], timeout_s: float) -> None:
+        self.command_ids = tuple(command_ids)
+        self.timeout_s = timeout_s
+        named = ", ".join(self.command_ids[:_NAMED_IDS]) + (", ..." if len(self.command_ids) > _NAMED_IDS else "")
+        what = f"command {named}" if len(self.command_ids) == 1 else f"{len(self.command_ids)} commands ({named})"
+        super().__init__(
+            f"no reply to {what} within {timeout_s:g} s: is the command service running (`daybook run`)? "
+            "Sending the same again under the same command id is safe"
+        )
+
+
+class ReadTimeout(DaybookError):
+    """A read model, or the log, did not get as far as was asked for in time."""
+
+
+class AccountUnknown(DaybookError):
+    """The read model holds no such account."""
+
+    def __init__(self, account_id: str) -> None:
+        self.account_id = account_id
+        super().__init__(
+            f"no balance is known of account {account_id}: was it opened, and is the balances projector running "
+            "(`daybook run`)? To wait for an account that was just opened, ask for at least the reply's sequence"
+        )
+
+
+class UnreadableRecord(DaybookError):
+    """What a topic or a read model holds is not what the contract says. `where` names the place."""
+
+    def __init__(self, where: str, why: str) -> None:
+        self.where = where
+        super().__init__(f"{where}: {why}")

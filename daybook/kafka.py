@@ -1,0 +1,154 @@
+"""What the client's two ways to Kafka, commands and the log, have in common: finding topics, telling failures."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
+
+from daybook.errors import Unreachable
+from schemas.connections import Connections
+
+LOG: Final = logging.getLogger("daybook.kafka")
+LOG.addHandler(logging.NullHandler())
+
+LEAST_S: Final = 0.05
+"""What a request is given when a deadline has all but passed, so that its error says more than "timed out"."""
+
+_ATTEMPT_S: Final = 1.0
+"""One metadata request's bound: an answer takes milliseconds, and between requests a refusal is noticed."""
+
+_GIVE_UP_S: Final = 2.0
+"""For how long every broker may refuse before the first contact fails: a name with several addresses (`localhost`
+may first be an IPv6 one) is refused once or twice before the right address is tried."""
+
+_NO_LEADER: Final = {
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+}
+"""What an existing topic answers just after it was created or while its leader changes: ask again a little later."""
+
+BATCH: Final = 1000
+"""Records taken at once: beyond this the cost of a call no longer shows."""
+
+
+class Health:
+    """Kafka's state as librdkafka's error callbacks tell it: `down` says why while no broker can be reached."""
+
+    def __init__(self) -> None:
+        self.fatal: str | None = None
+        self._is_down = False
+        self._last = "no broker answers"
+
+    @property
+    def down(self) -> str | None:
+        return self._last if self._is_down else None
+
+    def is_up(self) -> None:
+        """Something came from a broker."""
+        self._is_down = False
+
+    def on_error(self, error: KafkaError) -> None:
+        if error.fatal():
+            self.fatal = error.str()
+        elif error.code() == KafkaError._ALL_BROKERS_DOWN:
+            # The reason comes separately, before or after.
+            self._is_down = True
+        else:
+            self._last = error.str()
+
+
+def unreachable(connections: Connections, why: str) -> Unreachable:
+    return Unreachable("Kafka", connections.kafka_bootstrap, why)
+
+
+def consumer(connections: Connections, health: Health, **options: str | int | bool) -> Consumer:
+    """A consumer that is assigned its partitions by hand and commits nothing; it reads only what is committed."""
+    config = connections.kafka(
+        # librdkafka insists on a group; nothing is ever stored under it.
+        group_id=f"{connections.namespace or 'daybook'}.client",
+        enable_auto_commit=False,
+        isolation_level="read_committed",
+        socket_nagle_disable=True,
+        # A record should be handed over as soon as it is there; these pauses follow an error or a full queue.
+        fetch_error_backoff_ms=50,
+        fetch_queue_backoff_ms=10,
+        # 64 MB by default, more than a client should take for reading ahead.
+        queued_max_messages_kbytes=16 * 1024,
+        **options,
+    )
+    return Consumer({**config, "error_cb": health.on_error}, logger=LOG)
+
+
+def partitions(
+    source: Consumer, topics: Sequence[str], connections: Connections, health: Health, deadline: float
+) -> list[int]:
+    """How many partitions each topic has; blocks until `deadline` (of `time.monotonic`).
+
+    Raises: `Unreachable`, when no broker answers or a topic is missing.
+    """
+    # Asked through a consumer, which unlike a producer does not make the broker create what is missing.
+    return [_partitions(source, topic, connections, health, deadline) for topic in topics]
+
+
+def _partitions(source: Consumer, topic: str, connections: Connections, health: Health, deadline: float) -> int:
+    began = time.monotonic()
+    while True:
+        left_s = deadline - time.monotonic()
+        try:
+            found = source.list_topics(topic, timeout=max(LEAST_S, min(left_s, _ATTEMPT_S))).topics[topic]
+        except KafkaException as error:
+            # The error callback is called here, if at all.
+            source.poll(0)
+            now = time.monotonic()
+            if now >= deadline or (health.down is not None and now - began >= _GIVE_UP_S):
+                why = health.down or error.args[0].str()
+                raise unreachable(
+                    connections, f"{why}; is Kafka running (`daybook stack up` starts one here)?"
+                ) from error
+            continue
+        health.is_up()
+        if found.error is None:
+            return len(found.partitions)
+        if not found.error.retriable() or found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            why = f"topic {topic}: {found.error.str()}; `daybook deploy apply` creates Daybook's topics"
+            raise unreachable(connections, why)
+        if time.monotonic() >= deadline:
+            raise unreachable(connections, f"topic {topic} is not available: {found.error.str()}")
+        time.sleep(LEAST_S)
+
+
+def ends(connections: Connections, places: Iterable[tuple[str, int]], deadline: float) -> list[TopicPartition]:
+    """Where partitions, given by topic and number, end now. Raises: `Unreachable`.
+
+    What stands in transactions that are still open is included. A consumer that reads only what is committed could not
+    be asked: it gives the end of that, which lags behind the replies, since partitions learn of a commit one by one.
+    """
+    admin = AdminClient(connections.kafka(), logger=LOG)
+    asked = {TopicPartition(topic, partition): OffsetSpec.latest() for topic, partition in places}
+    while True:
+        found = admin.list_offsets(
+            asked,
+            isolation_level=IsolationLevel.READ_UNCOMMITTED,
+            request_timeout=max(LEAST_S, deadline - time.monotonic()),
+        )
+        try:
+            return [TopicPartition(at.topic, at.partition, end.result().offset) for at, end in found.items()]
+        except KafkaException as error:
+            if error.args[0].code() not in _NO_LEADER or time.monotonic() >= deadline:
+                why = f"the ends of topic {next(iter(asked)).topic} cannot be had: {error.args[0].str()}"
+                raise unreachable(connections, why) from error
+        time.sleep(LEAST_S)
+
+
+def take(source: Consumer, timeout_s: float) -> list[Message]:
+    """Up to `BATCH` records and errors: what is there, or the first that comes within `timeout_s`."""
+    # Asked for many at once, `consume` waits out its time for the last of them.
+    first = source.poll(timeout_s)
+    return [] if first is None else [first, *source.consume(BATCH - 1, 0)]

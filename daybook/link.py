@@ -1,0 +1,265 @@
+"""The client's link to the ledger: a producer of commands, and one thread that hands each reply to who waits for it.
+
+All clients' replies are on one topic. The link reads all of its partitions from where they end when it is opened,
+which is before its first command, and decodes only the replies to its own commands: their key is the command id.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from functools import partial
+from queue import SimpleQueue
+from threading import Lock, Thread
+from typing import Final
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from daybook import kafka
+from daybook.errors import DaybookError, NotTaken, Unreachable, UnreadableRecord
+from schemas.codec import Codec, Undecodable
+from schemas.commands import AnyCommand, CommandReply
+from schemas.connections import Connections
+from schemas.registry import Registry, RegistryUnavailable, SchemaNotRegistered
+
+Outcomes = SimpleQueue[CommandReply | DaybookError]
+"""Where a command's outcome is put: its reply, or why there will be none."""
+
+_OnDelivery = Callable[[KafkaError | None, Message], None]
+
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+_SAFE: Final = "giving them again under the same command ids is safe"
+
+_POLL_S: Final = 0.1
+"""How long the thread waits for a reply before it looks for failed deliveries and whether it should end. A reply
+wakes it at once."""
+
+_CLOSE_S: Final = 5.0
+"""Closing waits this long for the thread, and for commands still being handed over; both take milliseconds."""
+
+_QUEUE_KB: Final = 64 * 1024
+"""Encoded commands that wait for the broker: about half a million, where the default would let 1 GB pile up."""
+
+_LEAST_MESSAGE_TIMEOUT_MS: Final = 1000
+"""librdkafka looks for commands that have waited too long once a second."""
+
+
+class Link:
+    """An open link. All but `close` may be called by several threads.
+
+    A link that failed for good says why in `broken`, has told all who waited, and should be closed and replaced.
+    """
+
+    def __init__(self, connections: Connections, *, timeout_s: float, deadline: float) -> None:
+        """Connect; blocks until `deadline` (of `time.monotonic`) at most, but for one request to the registry.
+
+        `timeout_s` bounds how long a command may wait for the broker to take it.
+
+        Raises: `Unreachable`, naming the server, or the topic or schema that is missing there.
+        """
+        self._connections = connections
+        self._topics = connections.topics
+        self._health = kafka.Health()
+        self._registry = Registry(connections.registry_url, ca_location=connections.registry_ssl_ca)
+        self._codec = Codec(self._registry)
+        self._waiting: dict[bytes, tuple[Outcomes, ...]] = {}
+        self._lock = Lock()
+        self._closing = False
+        self.broken: str | None = None
+        self._consumer = kafka.consumer(connections, self._health, auto_offset_reset="earliest")
+        try:
+            self._consumer.assign(self._ends(deadline))
+            self._look_schemas_up()
+            self._producer = self._new_producer(timeout_s)
+        except BaseException:
+            self._consumer.close()
+            self._registry.close()
+            raise
+        # A daemon, so that a program that forgets to close its client can still end.
+        self._thread = Thread(target=self._serve, name="daybook-replies", daemon=True)
+        self._thread.start()
+
+    def send(self, command: AnyCommand, outcomes: Outcomes, deadline: float) -> None:
+        """Hand a command to the producer. Its outcome will be put into `outcomes`, once, unless forgotten before.
+
+        Blocks, until `deadline` at most, only while the producer's queue is full.
+
+        Raises: `NotTaken`, `Unreachable`, or `ValueError` for an id that is no UUID; then there will be no outcome.
+        """
+        if _UUID.fullmatch(command.command_id) is None:
+            # The service could not tell whom to answer, and would put such a command aside.
+            raise ValueError(f'command id "{command.command_id}" is not a UUID: use str(uuid.uuid4())')
+        key = command.command_id.encode()
+        value = self._codec.encode_command(command)
+        with self._lock:
+            if self.broken is not None:
+                raise self._unreachable(self.broken)
+            self._waiting[key] = (*self._waiting.get(key, ()), outcomes)
+        try:
+            self._produce(command, value, partial(self._on_failure, key, outcomes), deadline)
+        except BaseException:
+            self.withdraw(key, outcomes)
+            raise
+
+    def forget(self, outcomes: Outcomes) -> list[str]:
+        """Wait no longer for anything owed to `outcomes`; returns the ids of those commands, oldest first."""
+        with self._lock:
+            keys = [key for key, waiting in self._waiting.items() if outcomes in waiting]
+            for key in keys:
+                self._keep(key, tuple(other for other in self._waiting[key] if other is not outcomes))
+        return [key.decode() for key in keys]
+
+    def withdraw(self, key: bytes, outcomes: Outcomes) -> bool:
+        """Wait no longer for one command, whose id is `key`. False when nothing is owed."""
+        with self._lock:
+            waiting = list(self._waiting.get(key, ()))
+            if outcomes not in waiting:
+                return False
+            waiting.remove(outcomes)
+            self._keep(key, tuple(waiting))
+            return True
+
+    def why_silent(self) -> Unreachable | None:
+        """What is known to keep replies from coming, if anything: the broker cannot be reached."""
+        if self._health.down is not None and len(self._producer) > 0:
+            return self._unreachable(f"commands cannot be handed over: {self._health.down}; {_SAFE}")
+        return None
+
+    def close(self) -> None:
+        """Hand over what was sent, end the thread, and tell all who still wait. Blocks for a few seconds at most."""
+        self._closing = True
+        self._thread.join(_CLOSE_S)
+        self._producer.flush(_CLOSE_S)
+        self._break("the client was closed before the reply came")
+        # Nothing is to be closed under a thread that is still using it.
+        if not self._thread.is_alive():
+            self._consumer.close()
+            self._registry.close()
+
+    def _ends(self, deadline: float) -> list[TopicPartition]:
+        topics = (self._topics.commands, self._topics.replies)
+        _, count = kafka.partitions(self._consumer, topics, self._connections, self._health, deadline)
+        places = [(self._topics.replies, partition) for partition in range(count)]
+        return kafka.ends(self._connections, places, deadline)
+
+    def _look_schemas_up(self) -> None:
+        try:
+            self._codec.write_commands(self._topics.commands)
+        except (RegistryUnavailable, SchemaNotRegistered) as error:
+            raise self._registry_failed(error) from error
+
+    def _new_producer(self, timeout_s: float) -> Producer:
+        config = self._connections.kafka(
+            # Each command once and in order, on all in-sync replicas, before it counts as taken.
+            enable_idempotence=True,
+            acks="all",
+            # As Java's clients choose partitions and as the command service expects; librdkafka's default differs.
+            partitioner="murmur2",
+            compression_type="lz4",
+            # A single command is hardly held up, while many at once go in batches: 0 cost them a quarter of their rate.
+            linger_ms=1,
+            socket_nagle_disable=True,
+            queue_buffering_max_kbytes=_QUEUE_KB,
+            # A command nobody waits for any more should not be carried out when the broker comes back.
+            message_timeout_ms=max(_LEAST_MESSAGE_TIMEOUT_MS, int(timeout_s * 1000)),
+        )
+        # Only failures are of interest, since a reply says more than a receipt does.
+        more = {"delivery.report.only.error": True, "error_cb": self._health.on_error}
+        return Producer({**config, **more}, logger=kafka.LOG)
+
+    def _produce(self, command: AnyCommand, value: bytes, on_failure: _OnDelivery, deadline: float) -> None:
+        key = command.account_id.encode()
+        while True:
+            try:
+                self._producer.produce(self._topics.commands, value, key, on_delivery=on_failure)
+            except BufferError as error:
+                if time.monotonic() >= deadline:
+                    why = self._health.down or "the queue of commands has been full for too long"
+                    raise self._unreachable(why) from error
+                # Deliveries make room, which the wait for their reports is long enough to notice.
+                self._producer.poll(kafka.LEAST_S)
+            except KafkaException as error:
+                raise NotTaken(command.command_id, error.args[0].str()) from error
+            else:
+                return
+
+    def _serve(self) -> None:
+        try:
+            while not self._closing and self._health.fatal is None:
+                self._producer.poll(0)
+                for message in kafka.take(self._consumer, _POLL_S):
+                    self._receive(message)
+        except Exception as error:  # Whatever it is, those who wait must hear of it.
+            kafka.LOG.exception("the thread that receives replies failed")
+            self._break(f"replies cannot be received any more: {type(error).__name__}: {error}")
+        else:
+            if self._health.fatal is not None:
+                self._break(self._health.fatal)
+
+    def _receive(self, message: Message) -> None:
+        error = message.error()
+        if error is not None:
+            # Broken connections are mended by librdkafka, and are no matter of the topic's.
+            if not error.retriable() and error.code() != KafkaError._TRANSPORT:
+                raise KafkaException(error)
+            return
+        self._health.is_up()
+        key = message.key()
+        outcomes = self._next_waiting(key)
+        if outcomes is not None:
+            outcomes.put(self._decoded(message))
+
+    def _decoded(self, message: Message) -> CommandReply | DaybookError:
+        try:
+            return self._codec.decode_reply(message.value())
+        except Undecodable as error:
+            where = f"topic {message.topic()}, partition {message.partition()}, offset {message.offset()}"
+            return UnreadableRecord(where, str(error))
+        except RegistryUnavailable as error:
+            return self._registry_failed(error)
+
+    def _next_waiting(self, key: bytes | None) -> Outcomes | None:
+        """Who is given the next reply to a command: of several that sent the same one, the first."""
+        # Most replies on the topic are other clients', and the lock is not needed to see that.
+        if key is None or key not in self._waiting:
+            return None
+        with self._lock:
+            waiting = self._waiting.get(key, ())
+            if not waiting:
+                return None
+            self._keep(key, waiting[1:])
+            return waiting[0]
+
+    def _on_failure(self, key: bytes, outcomes: Outcomes, error: KafkaError | None, _: Message) -> None:
+        if error is None or not self.withdraw(key, outcomes):
+            return
+        if error.code() in (KafkaError._MSG_TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
+            why = self._health.down or error.str()
+            outcomes.put(self._unreachable(f"command {key.decode()} could not be handed over: {why}; {_SAFE}"))
+        else:
+            outcomes.put(NotTaken(key.decode(), error.str()))
+
+    def _keep(self, key: bytes, waiting: tuple[Outcomes, ...]) -> None:
+        if waiting:
+            self._waiting[key] = waiting
+        else:
+            self._waiting.pop(key, None)
+
+    def _break(self, why: str) -> None:
+        with self._lock:
+            if self.broken is None:
+                self.broken = why
+            abandoned = list(self._waiting.values())
+            self._waiting.clear()
+        for waiting in abandoned:
+            for outcomes in waiting:
+                outcomes.put(self._unreachable(why))
+
+    def _unreachable(self, why: str) -> Unreachable:
+        return kafka.unreachable(self._connections, why)
+
+    def _registry_failed(self, error: Exception) -> Unreachable:
+        address = self._connections.registry_url.rsplit("@", 1)[-1]
+        return Unreachable("the schema registry", address, str(error))

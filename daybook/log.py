@@ -1,0 +1,161 @@
+"""Reading the log itself: events as they were recorded, from Kafka alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Final
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
+
+from daybook import kafka
+from daybook.errors import ReadTimeout, Unreachable, UnreadableRecord
+from schemas.codec import Codec, Undecodable
+from schemas.connections import Connections
+from schemas.events import RecordedEvent
+from schemas.registry import Registry, RegistryUnavailable
+from schemas.topics import partition_of
+
+_POLL_S: Final = 0.1
+"""How long one look at an idle log takes, and so how long an interrupt may have to wait. An event ends it at once."""
+
+_END_WAIT_MS: Final = 20
+"""Short, since whoever reads up to the end is waiting for it; long enough not to ask an idle broker in a tight loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedEvent:
+    """An event and where in the log it stands."""
+
+    partition: int
+    offset: int
+    recorded: RecordedEvent
+
+
+def read_log(
+    connections: Connections, account_id: str | None, *, follow: bool, from_beginning: bool, timeout_s: float
+) -> Iterator[LoggedEvent]:
+    """The log's committed events, each partition's in order; those of one account need only its partition.
+
+    Without `follow` it ends where the log ended when this was called: all that was replied to before is included.
+    With it, it goes on for ever, waiting out a broker that is away. Nothing is connected before the first is taken.
+
+    Raises:
+        Unreachable: no contact within `timeout_s`, or a topic is missing.
+        ReadTimeout: the end was not reached and nothing has come for `timeout_s`; never with `follow`.
+        UnreadableRecord: a record is not an event.
+    """
+    health = kafka.Health()
+    source = kafka.consumer(
+        connections,
+        health,
+        auto_offset_reset="error",
+        enable_partition_eof=True,
+        # The end is known to be met once the broker has waited this long in vain, by default half a second.
+        fetch_wait_max_ms=500 if follow else _END_WAIT_MS,
+    )
+    registry = Registry(connections.registry_url, ca_location=connections.registry_ssl_ca)
+    with closing(source), closing(registry):
+        reading = _Reading(connections, source, health, Codec(registry), account_id, timeout_s)
+        ends = reading.start(from_beginning)
+        yield from reading.follow() if follow else reading.until(ends if from_beginning else [])
+
+
+class _Reading:
+    """One read of the log, through a consumer of its own."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        source: Consumer,
+        health: kafka.Health,
+        codec: Codec,
+        account_id: str | None,
+        timeout_s: float,
+    ) -> None:
+        self._connections = connections
+        self._topic = connections.topics.events
+        self._source = source
+        self._health = health
+        self._account_id = account_id
+        self._key_prefix = None if account_id is None else f"{account_id}/".encode()
+        self._timeout_s = timeout_s
+        self._codec = codec
+
+    def start(self, from_beginning: bool) -> list[TopicPartition]:
+        """Assign the partitions to read, from their beginning or their end; returns where they end now."""
+        deadline = time.monotonic() + self._timeout_s
+        (count,) = kafka.partitions(self._source, [self._topic], self._connections, self._health, deadline)
+        chosen = range(count) if self._account_id is None else [partition_of(self._account_id, count)]
+        places = [(self._topic, partition) for partition in chosen]
+        ends = kafka.ends(self._connections, places, deadline)
+        beginnings = [TopicPartition(topic, partition, OFFSET_BEGINNING) for topic, partition in places]
+        self._source.assign(beginnings if from_beginning else ends)
+        return ends
+
+    def follow(self) -> Iterator[LoggedEvent]:
+        while True:
+            for message in kafka.take(self._source, _POLL_S):
+                if self._is_record(message) and self._is_wanted(message):
+                    yield self._decoded(message)
+
+    def until(self, ends: Iterable[TopicPartition]) -> Iterator[LoggedEvent]:
+        remaining = {place.partition: place.offset for place in ends if place.offset > 0}
+        idle_s = 0.0
+        while remaining:
+            looked = time.monotonic()
+            messages = kafka.take(self._source, _POLL_S)
+            idle_s = 0.0 if messages else idle_s + time.monotonic() - looked
+            if idle_s >= self._timeout_s:
+                raise self._stuck(remaining)
+            for message in messages:
+                # A record's place, or where the end was met; a transaction's own marks lie between the two.
+                partition, offset, is_record = message.partition(), message.offset(), self._is_record(message)
+                if partition is None or offset is None or partition not in remaining:
+                    continue
+                end = remaining[partition]
+                if is_record and offset < end and self._is_wanted(message):
+                    yield self._decoded(message)
+                if offset + is_record >= end:
+                    del remaining[partition]
+                    self._source.pause([TopicPartition(self._topic, partition)])
+
+    def _is_record(self, message: Message) -> bool:
+        error = message.error()
+        if error is None:
+            return True
+        # Broken connections are mended by librdkafka, and are no matter of the topic's.
+        if error.code() not in (KafkaError._PARTITION_EOF, KafkaError._TRANSPORT) and not error.retriable():
+            raise kafka.unreachable(self._connections, f"{self._topic} cannot be read: {error.str()}")
+        return False
+
+    def _is_wanted(self, message: Message) -> bool:
+        if self._key_prefix is None:
+            return True
+        key = message.key()
+        # An account id holds no slash, so that the prefix fits no other account's keys.
+        return key is not None and key.startswith(self._key_prefix)
+
+    def _decoded(self, message: Message) -> LoggedEvent:
+        partition, offset = message.partition(), message.offset()
+        if partition is None or offset is None:
+            raise UnreadableRecord(f"topic {self._topic}", "a record came without its partition and offset")
+        try:
+            return LoggedEvent(partition, offset, self._codec.decode_event(message.value()))
+        except Undecodable as error:
+            where = f"topic {self._topic}, partition {partition}, offset {offset}, key {message.key()!r}"
+            raise UnreadableRecord(where, str(error)) from error
+        except RegistryUnavailable as error:
+            address = self._connections.registry_url.rsplit("@", 1)[-1]
+            raise Unreachable("the schema registry", address, str(error)) from error
+
+    def _stuck(self, remaining: dict[int, int]) -> ReadTimeout | Unreachable:
+        if self._health.down is not None:
+            return kafka.unreachable(self._connections, self._health.down)
+        partition, end = next(iter(remaining.items()))
+        return ReadTimeout(
+            f"{self._topic}, partition {partition}, was not readable up to offset {end} within {self._timeout_s:g} s: "
+            "a transaction is still open there; try again once it has ended or timed out"
+        )

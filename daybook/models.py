@@ -1,0 +1,155 @@
+"""Reading the read models: balances, from Redis."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Final
+from urllib.parse import urlsplit
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from daybook.errors import AccountUnknown, ReadTimeout, Unreachable, UnreadableRecord
+from schemas.money import Money
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+_FIELDS: Final = ("balance_minor", "currency", "status", "sequence", "updated_at")
+
+_CHUNK: Final = 500
+"""Accounts per round trip: enough to make the trip's cost vanish, few enough to keep a reply small."""
+
+_FIRST_WAIT_S: Final = 0.002
+_LONGEST_WAIT_S: Final = 0.05
+"""A projection usually takes a few milliseconds, so the first look comes soon; the last ones spare the server."""
+
+_RECONNECTS: Final = 1
+"""A pooled connection may have been closed while it was idle, which the next command notices: try a fresh one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """An account as the balances read model knows it, as of its event number `sequence`."""
+
+    account_id: str
+    money: Money
+    status: str
+    """`active`, `frozen` or `closed`."""
+    sequence: int
+    updated_at: datetime
+    """When that event was recorded, in UTC."""
+
+
+class Balances:
+    """The balances read model at a Redis URL. Connects when first asked; may be used by several threads.
+
+    Every method raises `Unreachable` when Redis does not answer within `timeout_s`.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float) -> None:
+        parts = urlsplit(url)
+        self._address = f"{parts.hostname or 'localhost'}:{parts.port or 6379}{parts.path}"
+        self._redis = Redis.from_url(
+            url,
+            decode_responses=True,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), _RECONNECTS, supported_errors=(RedisConnectionError,)),
+        )
+
+    def close(self) -> None:
+        self._redis.close()
+
+    def get(self, account_id: str) -> Balance:
+        """Raises: `AccountUnknown`, `Unreachable`."""
+        balance = self._find(account_id)
+        if balance is None:
+            raise AccountUnknown(account_id)
+        return balance
+
+    def wait(self, account_id: str, at_least: int, timeout_s: float) -> Balance:
+        """The balance once it includes event number `at_least`; blocks until then, at most `timeout_s`.
+
+        Raises: `ReadTimeout`, `Unreachable`.
+        """
+        deadline = time.monotonic() + timeout_s
+        pause_s = _FIRST_WAIT_S
+        while True:
+            balance = self._find(account_id)
+            if balance is not None and balance.sequence >= at_least:
+                return balance
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                found = "is unknown" if balance is None else f"is at sequence {balance.sequence}"
+                raise ReadTimeout(
+                    f"account {account_id} {found} in the balances at {self._address}, not at {at_least}, after "
+                    f"{timeout_s:g} s: is the balances projector running and caught up (`daybook run`)?"
+                )
+            # Polled, because Redis announces changed keys only where it is configured to, which by default it is not.
+            time.sleep(min(pause_s, left_s))
+            pause_s = min(pause_s * 2, _LONGEST_WAIT_S)
+
+    def many(self, account_ids: Iterable[str]) -> Iterator[Balance]:
+        """The balances of accounts, in the order asked for, read as they are taken. Unknown accounts are left out."""
+        remaining = iter(account_ids)
+        while chunk := list(islice(remaining, _CHUNK)):
+            with self._answering():
+                pipeline = self._redis.pipeline(transaction=False)
+                for account_id in chunk:
+                    pipeline.hmget(_key(account_id), _FIELDS)
+                rows = pipeline.execute()
+            for account_id, row in zip(chunk, rows, strict=True):
+                balance = self._balance(account_id, row)
+                if balance is not None:
+                    yield balance
+
+    def top(self, currency: str, n: int, *, lowest: bool) -> list[Balance]:
+        """The `n` accounts of a currency with the highest balance, or the lowest; highest (lowest) first."""
+        with self._answering():
+            account_ids = self._redis.zrange(f"balances:{currency}", 0, n - 1, desc=not lowest)
+        # Between the two reads a balance may have moved, and the set's scores are doubles: sort what was read.
+        found = self.many(str(account_id) for account_id in account_ids)
+        return sorted(found, key=lambda balance: balance.money.amount_minor, reverse=not lowest)
+
+    def _find(self, account_id: str) -> Balance | None:
+        with self._answering():
+            row = self._redis.hmget(_key(account_id), _FIELDS)
+        return self._balance(account_id, row)
+
+    def _balance(self, account_id: str, row: Iterable[bytes | str | None]) -> Balance | None:
+        found = {name: str(value) for name, value in zip(_FIELDS, row, strict=True) if value is not None}
+        if not found:
+            return None
+        try:
+            return Balance(
+                account_id=account_id,
+                money=Money(int(found["balance_minor"]), found["currency"]),
+                status=found["status"],
+                sequence=int(found["sequence"]),
+                updated_at=EPOCH + timedelta(microseconds=int(found["updated_at"])),
+            )
+        except (KeyError, ValueError, OverflowError) as error:
+            raise UnreadableRecord(
+                f"{_key(account_id)} in Redis at {self._address}",
+                f"it is not a balance ({type(error).__name__}: {error}); does another program write to this database? "
+                "The balances projector refills one that was emptied",
+            ) from error
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except RedisError as error:
+            raise Unreachable("Redis", self._address, f"balances could not be read: {error}") from error
+
+
+def _key(account_id: str) -> str:
+    return f"balance:{account_id}"
