@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -25,6 +26,9 @@ _log: Final = logging.getLogger("command_service")
 
 _METADATA_TIMEOUT_S: Final = 30.0
 _REGISTRY_WAIT_S: Final = 1.0
+
+_REGISTRY_LOADS_FOR_S: Final = 20.0
+"""A registry that has just started may deny what it has not loaded yet; a few seconds are usual."""
 
 
 class NotDeployed(Exception):
@@ -83,18 +87,25 @@ def _partitions(connections: Connections) -> int:
 
 
 def _look_up_schemas(codec: Codec, connections: Connections, stopping: threading.Event) -> bool:
-    """Look up what the service writes, waiting for a registry that is down. False: it was stopped meanwhile."""
-    told = False
+    """Look up what the service writes, waiting for a registry that is down. False: it was stopped meanwhile.
+
+    Raises:
+        SchemaNotRegistered: the registry has gone on denying a schema for longer than one takes to load its storage.
+    """
+    told, denied_since = "", None
     while not stopping.is_set():
         try:
             codec.write_events(connections.topics.events)
             codec.write_replies(connections.topics.replies)
             # Commands are only read here; knowing their schemas, the service does not depend on the registry later.
             codec.write_commands(connections.topics.commands)
-        except RegistryUnavailable as error:
-            if not told:
+        except (RegistryUnavailable, SchemaNotRegistered) as error:
+            denied_since = (denied_since or time.monotonic()) if isinstance(error, SchemaNotRegistered) else None
+            if denied_since is not None and time.monotonic() - denied_since > _REGISTRY_LOADS_FOR_S:
+                raise
+            if told != type(error).__name__:
                 _log.warning("waiting for the registry: %s", error)
-            told = True
+            told = type(error).__name__
             stopping.wait(_REGISTRY_WAIT_S)
         else:
             return True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import queue
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
@@ -66,8 +68,8 @@ class TransactionalProducer:
                 linger_ms=5,
                 batch_size=1_000_000,
                 queue_buffering_max_messages=1_000_000,
-                # Room for a parked record: the largest command and its headers.
-                message_max_bytes=1024 * 1024 + 64 * 1024,
+                # Room to park what came in well compressed: brokers measure compressed batches, librdkafka records.
+                message_max_bytes=100_000_000,
                 # A commit fails if a record was not delivered, so the many good reports need not be looked at.
                 delivery_report_only_error=True,
                 # Back-to-back transactions meet CONCURRENT_TRANSACTIONS, whose default back-off of 100 ms would
@@ -90,34 +92,44 @@ class TransactionalProducer:
             TransactionAborted: nothing happened.
             ProducerLost: what happened is in the log; `open` again and read it.
         """
-        if self._suspect:
-            # A repetition of the last EndTxn may still be under way, and the broker would take it for the end of the
-            # next transaction (librdkafka does not speak the protocol that tells them apart). A new epoch fences it.
-            _log.warning("replacing the producer: its last commit may be repeated out of sight")
-            metrics.REBUILT.inc()
-            try:
-                self.open()
-            except KafkaException as error:
-                raise ProducerLost(str(error)) from error
-        producer = self._producer
-        if producer is None:
-            raise ProducerLost("the producer was not opened")
-        # What went wrong while no transaction was open does not matter to this one.
-        producer.poll(0)
-        self._suspect = False
+        producer = self._trusted()
         try:
             producer.begin_transaction()
             for record in records:
                 _produce(producer, record)
             places = [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
-            _repeat(lambda: producer.send_offsets_to_transaction(places, group, _CALL_TIMEOUT_S))
+            _repeat(lambda: _bounded(lambda: producer.send_offsets_to_transaction(places, group, _CALL_TIMEOUT_S)))
             began = time.monotonic()
             _repeat(lambda: producer.commit_transaction(_CALL_TIMEOUT_S))
             self._suspect |= time.monotonic() - began > _SUSPICIOUS_COMMIT_S
+        except _Stuck as error:
+            # The call still holds the producer, which is left to it: a purge would wait for the same locks.
+            self._producer = None
+            raise ProducerLost(str(error)) from error
         except KafkaException as error:
             raise self._given_up(producer, error) from error
-        # The error callback runs here.
-        producer.poll(0)
+
+    def _trusted(self) -> Producer:
+        """The producer, or a new one where something happened to its connections since the last transaction began.
+
+        Two defects of librdkafka are kept out by that. It repeats an EndTxn out of sight, and without the newer
+        protocol (its issue 5423) a broker may take the repetition for the end of the next transaction. And it remembers
+        a group coordinator that is gone, and waits for it without a bound (its issues 5456 and 5511). A new producer
+        has a new epoch and remembers nothing.
+        """
+        if self._producer is not None:
+            # The error callback runs here, also for what happened while nothing was sent.
+            self._producer.poll(0)
+            if self._suspect:
+                _log.warning("replacing the producer after errors of its connections")
+                metrics.REBUILT.inc()
+                try:
+                    self.open()
+                except KafkaException as error:
+                    raise ProducerLost(str(error)) from error
+        if self._producer is None:
+            raise ProducerLost("there is no producer: it was not opened, or was dropped")
+        return self._producer
 
     def close(self) -> None:
         self._drop()
@@ -144,6 +156,35 @@ class TransactionalProducer:
     def _on_error(self, error: KafkaError) -> None:
         _log.warning("producer: %s", error)
         self._suspect = True
+
+
+class _Stuck(Exception):
+    """A call did not return in spite of its time-out."""
+
+
+def _bounded(call: Callable[[], None]) -> None:
+    """Make a call in a thread that can be left behind: librdkafka does not keep the time-out of this one (issue 5456).
+
+    Raises:
+        _Stuck: it has not returned well after its own time-out. Its thread waits on, and ends with the process.
+    """
+    outcome: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            call()
+        except KafkaException as error:
+            outcome.put(error)
+        else:
+            outcome.put(None)
+
+    threading.Thread(target=run, name="transactional call", daemon=True).start()
+    try:
+        error = outcome.get(timeout=1.5 * _CALL_TIMEOUT_S)
+    except queue.Empty:
+        raise _Stuck(f"sending the offsets did not return within {1.5 * _CALL_TIMEOUT_S:.0f} s") from None
+    if error is not None:
+        raise error
 
 
 def _produce(producer: Producer, record: Outgoing) -> None:

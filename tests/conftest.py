@@ -120,3 +120,5 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
     for process in started:
         if process.running():
             process.stop()
+        # Shown by pytest where the test failed.
+        print(process.output)

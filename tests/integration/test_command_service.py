@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
 import pytest
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from fastavro import parse_schema, schemaless_writer
@@ -196,6 +197,20 @@ def test_poison_is_parked_byte_for_byte_with_reason_and_origin_and_the_rest_goes
         original = originals[int(headers["parked-partition"]), int(headers["parked-offset"])]
         assert (original.key(), original.value()) == (message.key(), message.value())
         assert int(headers["parked-timestamp-ms"]) == original.timestamp()[1]
+
+
+def test_a_huge_record_that_came_in_compressed_is_parked_whole(wire: Wire, account: str) -> None:
+    """Brokers measure compressed batches: 30 MB of zeros are a small batch to them."""
+    home, value = partition_of(account, PARTITIONS), bytes(30_000_000)
+    sender = Producer(wire.connections.kafka(compression_type="zstd", message_max_bytes=100_000_000))
+    sender.produce(wire.topics.commands, value, account.encode(), home)
+    assert sender.flush(30) == 0
+
+    assert wire.decide(opening(account))[0].accepted
+
+    (parked,) = [m for m in wire.parked() if m.key() == account.encode()]
+    assert dict(parked.headers())["parked-reason"] == b"oversize"
+    assert parked.value() == value
 
 
 def test_misrouted_commands_are_forwarded_unchanged_and_decided_at_home(wire: Wire) -> None:
