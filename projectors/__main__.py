@@ -1,0 +1,129 @@
+"""`daybook-projector NAME`: wires settings, clients and loop. Exit codes: 0 stopped, 1 cannot go on, 2 wrong usage."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+from prometheus_client import REGISTRY, start_http_server
+
+from projectors.balances import BalancesProjector, connect
+from projectors.progress import Progress
+from projectors.projector import CannotProject, Projector
+from projectors.quiet import kafka_logger
+from projectors.runner import Runner, consumer
+from projectors.settings import ProjectorSettings
+from projectors.source import NoSource, Source, SourceUnavailable, identify
+from schemas.codec import Codec
+from schemas.connections import Connections, NotConfigured
+from schemas.registry import Registry
+
+_log = logging.getLogger("daybook-projector")
+
+_RETRY_S: Final = 2.0
+"""How often Kafka is asked at the start, when services are started side by side and it is not up yet."""
+
+
+Make = Callable[[Source], Projector]
+
+
+def _balances(connections: Connections) -> Make:
+    try:
+        redis = connect(connections.redis())
+    except ValueError as error:
+        raise NotConfigured(f"DAYBOOK_REDIS_URL: {error}") from None
+    return lambda source: BalancesProjector(redis, source)
+
+
+PROJECTORS: Final[Mapping[str, Callable[[Connections], Make]]] = {"balances": _balances}
+"""By name: what checks a projector's configuration, and makes it once it is known which log is read."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the projector that the command line names, until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(
+        prog="daybook-projector",
+        description="Keep one read model up to date with the log of events, until stopped.",
+        epilog="Servers and options are read from the environment and from .daybook/env; see docs/ARCHITECTURE.md.",
+    )
+    parser.add_argument("name", metavar="NAME", choices=sorted(PROJECTORS), help=f"one of: {', '.join(PROJECTORS)}")
+    name: str = parser.parse_args(arguments).name
+    try:
+        settings = ProjectorSettings.from_environment()
+        connections = Connections.from_environment()
+        logging.basicConfig(
+            level=settings.log_level,
+            stream=sys.stderr,
+            format=f"%(asctime)s %(levelname)s projector={name} %(name)s: %(message)s",
+        )
+        # The registry's client logs each request; what came of it is logged here where it matters.
+        for library in ("httpx", "httpx2"):
+            logging.getLogger(library).setLevel(logging.WARNING)
+        _run(name, settings, connections)
+    except NotConfigured as error:
+        print(f"daybook-projector: {error}", file=sys.stderr)
+        return 2
+    except (CannotProject, NoSource, KafkaException) as error:
+        _log.error("stopped: %s", error)
+        return 1
+    _log.info("stopped")
+    return 0
+
+
+def _run(name: str, settings: ProjectorSettings, connections: Connections) -> None:
+    if settings.metrics_port is not None:
+        _serve_metrics(settings.metrics_port)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    make = PROJECTORS[name](connections)
+    source = _wait_for_source(connections, stopping)
+    if source is None:
+        return
+    with Registry(connections.registry_url, ca_location=connections.registry_ssl_ca) as registry:
+        runner = Runner(
+            make(source),
+            consumer(connections, name),
+            source.topic,
+            Codec(registry),
+            Progress(name, REGISTRY),
+            batch_events=settings.projector_batch_events,
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: runner.stop())
+        if stopping.is_set():
+            runner.stop()
+        runner.run()
+
+
+def _serve_metrics(port: int) -> None:
+    try:
+        start_http_server(port, addr="127.0.0.1")
+    except OSError as error:
+        raise NotConfigured(f"DAYBOOK_METRICS_PORT: port {port} cannot be listened on: {error.strerror}") from error
+
+
+def _wait_for_source(connections: Connections, stopping: threading.Event) -> Source | None:
+    """The log to read, once Kafka says which it is; None when we are stopped before. Raises `NoSource`."""
+    told = False
+    with AdminClient(connections.kafka(), logger=kafka_logger()) as admin:
+        while not stopping.is_set():
+            try:
+                return identify(admin, connections.topics.events)
+            except SourceUnavailable as error:
+                if not told:
+                    _log.warning("waiting for Kafka at %s: %s", connections.kafka_bootstrap, error)
+                told = True
+            stopping.wait(_RETRY_S)
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

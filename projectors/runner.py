@@ -1,0 +1,276 @@
+"""The one loop that feeds any projector. Read `Runner._turn`: its steps are the numbers here.
+
+1. Stand where the sink stands: ask it for the checkpoint of every partition that we have, and read from there.
+2. Take what is there, at most a batch: one event is not kept waiting for others, many are taken together.
+3. Decode, and apply partition by partition.
+4. Now and then ask the sink whether it still stands where we think, so that a wiped one fills up again by itself.
+
+Whatever hinders that for a time (a sink or a registry that is down, a checkpoint that moved, partitions that came or
+went) has one answer: forget where we stand, wait a little while staying in the consumer group, and begin at step 1.
+The sink decides where that is, so nothing is lost or applied twice whatever happened in between.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from projectors.progress import Progress, State
+from projectors.projector import Batch, CannotProject, CheckpointMoved, Projector, SinkUnavailable
+from projectors.quiet import kafka_logger
+from projectors.records import read
+from schemas.codec import Codec
+from schemas.connections import Connections
+from schemas.registry import RegistryUnavailable
+
+_log = logging.getLogger(__name__)
+
+_TURN_S: Final = 0.5
+"""How long a turn waits for events: also how late a stop is noticed at most."""
+
+_UNASSIGNED_TURN_S: Final = 0.05
+"""The same while there is nothing to read yet, so that new partitions are not kept waiting."""
+
+_VERIFY_S: Final = 1.0
+"""How often an idle sink is asked where it stands: one small call a second and partition, and how late we notice."""
+
+_FIRST_WAIT_S: Final = 0.1
+_LONGEST_WAIT_S: Final = 5.0
+"""A restarting Redis or registry is back within seconds; asking it every five does not hinder that."""
+
+_SESSION_TIMEOUT_MS: Final = 6_000
+"""How long the partitions of a killed projector stay orphaned. The default of 45 s would be the time that its restart
+takes to go on; the brokers' lower limit is 6 s."""
+
+_PASSING: Final = {
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._MAX_POLL_EXCEEDED,
+    KafkaError._RESOLVE,
+    KafkaError._TIMED_OUT,
+    KafkaError._TRANSPORT,
+}
+_OUT_OF_RANGE: Final = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
+
+
+def consumer(connections: Connections, projector: str) -> Consumer:
+    """The consumer that a runner needs; the group only shares the partitions out."""
+    config = connections.kafka(
+        group_id=connections.topics.projector_group(projector),
+        client_id=f"daybook-projector-{projector}",
+        # Events of open or aborted transactions have not happened.
+        isolation_level="read_committed",
+        # The sink keeps the position. What is committed to the group is for tools that show lag.
+        enable_auto_commit=False,
+        enable_auto_offset_store=False,
+        # Offsets that the log no longer has, or does not have yet, must not be jumped over.
+        auto_offset_reset="error",
+        # Says where a partition ends, behind the transaction markers that hold no events.
+        enable_partition_eof=True,
+        # With the eager protocol an assignment is one list that replaces the last, as `_stand` does at any time.
+        partition_assignment_strategy="range",
+        session_timeout_ms=_SESSION_TIMEOUT_MS,
+        # A replay fills the local queue; the default second until the next fetch could let it run dry.
+        fetch_queue_backoff_ms=10,
+        # Brokers take seconds to come back: neither 20 attempts a second nor the default's 10 s of sitting there.
+        reconnect_backoff_ms=500,
+        reconnect_backoff_max_ms=2_000,
+    )
+    return Consumer(config, logger=kafka_logger())
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where a partition stands: `stored` in the sink, `reached` in the log, and when the sink last confirmed it."""
+
+    stored: int | None
+    reached: int
+    confirmed: float
+
+    def reach(self, offset: int) -> None:
+        self.reached = max(self.reached, offset)
+
+
+class Runner:
+    """Runs one projector until `stop` is called or something is wrong that waiting does not help.
+
+    `consumer` comes from `consumer()`; the runner closes it. All runs in the caller's thread but for `stop`.
+    """
+
+    def __init__(
+        self,
+        projector: Projector,
+        consumer: Consumer,
+        topic: str,
+        codec: Codec,
+        progress: Progress,
+        *,
+        batch_events: int,
+    ) -> None:
+        self._projector = projector
+        self._consumer = consumer
+        self._topic = topic
+        self._codec = codec
+        self._progress = progress
+        self._batch_events = batch_events
+        self._assigned: tuple[int, ...] = ()
+        # A new dictionary each time partitions came or went, so that what was read before can be told apart.
+        self._places: dict[int, _Place] = {}
+        self._stopping = False
+        self._failures = 0
+
+    def stop(self) -> None:
+        """Have `run` return within a second, or once the sink has answered. Any thread or signal handler may call."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Returns after `stop`. The partitions are then another process's to take, at once.
+
+        Raises:
+            CannotProject: naming what is wrong, where, and what to do.
+        """
+        try:
+            self._consumer.subscribe(
+                [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+            )
+            while not self._stopping:
+                self._turn()
+        finally:
+            self._consumer.close()
+            self._progress.gave_up()
+            self._progress.entered(State.STOPPED)
+
+    def _turn(self) -> None:
+        try:
+            if self._assigned and not self._places:
+                self._stand()  # 1
+            taken, ends = self._take()  # 2
+            for partition, messages in taken.items():
+                self._apply(partition, messages)  # 3
+            for partition, end in ends.items():
+                self._places[partition].reach(end)
+            self._verify()  # 4
+        except (SinkUnavailable, RegistryUnavailable, CheckpointMoved) as error:
+            self._step_back(error)
+
+    def _stand(self) -> None:
+        """Read on from the sink's checkpoints."""
+        stored = {partition: self._projector.checkpoint(partition) for partition in self._assigned}
+        now = time.monotonic()
+        self._places = {partition: _Place(at, at or 0, now) for partition, at in stored.items()}
+        self._consumer.assign([TopicPartition(self._topic, p, place.reached) for p, place in self._places.items()])
+        _log.info("%s reads on from %s", self._projector.name, {p: place.reached for p, place in self._places.items()})
+
+    def _take(self) -> tuple[dict[int, list[Message]], dict[int, int]]:
+        """What came in and which ends were met, by partition.
+
+        Nothing when partitions came or went meanwhile, since what came in may be of those that went.
+        """
+        before = self._places
+        messages = self._consumer.consume(1, _TURN_S if before else _UNASSIGNED_TURN_S)
+        if messages:
+            messages += self._consumer.consume(self._batch_events - 1, 0)
+        taken: dict[int, list[Message]] = {}
+        ends: dict[int, int] = {}
+        for message in messages:
+            error = message.error()
+            if error is None:
+                taken.setdefault(message.partition(), []).append(message)  # type: ignore[arg-type]
+            elif error.code() == KafkaError._PARTITION_EOF:
+                ends[message.partition()] = message.offset()  # type: ignore[index, assignment]
+            else:
+                self._tell(message, error)
+        return (taken, ends) if self._places is before else ({}, {})
+
+    def _apply(self, partition: int, messages: list[Message]) -> None:
+        place = self._places[partition]
+        batch, failure = read(messages, partition, place.stored, self._codec)
+        if batch is not None:
+            self._hand_over(batch, place)
+        if failure is not None:
+            raise failure
+
+    def _verify(self) -> None:
+        """Move the sink's checkpoints to where we are, or at least see that they are where we left them."""
+        now = time.monotonic()
+        due = {p: place for p, place in self._places.items() if now - place.confirmed >= _VERIFY_S}
+        for partition, place in due.items():
+            self._hand_over(Batch(partition, place.stored, (), (), place.reached), place)
+        if due:
+            self._commit(due)
+
+    def _hand_over(self, batch: Batch, place: _Place) -> None:
+        began = time.monotonic()
+        self._projector.apply(batch)
+        now = time.monotonic()
+        place.stored, place.reached, place.confirmed = batch.next_offset, batch.next_offset, now
+        _, end = self._consumer.get_watermark_offsets(TopicPartition(self._topic, batch.partition), cached=True)
+        recorded_at = batch.events[-1].recorded_at if batch.events else None
+        self._progress.reached(batch.partition, batch.next_offset, max(end, batch.next_offset), recorded_at)
+        if batch.events:
+            self._progress.applied(len(batch.events), now - began)
+        if self._progress.state is not State.RUNNING:
+            if self._failures:
+                _log.info("%s goes on", self._projector.name)
+            self._progress.entered(State.RUNNING)
+        self._failures = 0
+
+    def _step_back(self, error: Exception) -> None:
+        """Forget where we stand and wait, each time longer, while the group still counts on us."""
+        moved = isinstance(error, CheckpointMoved)
+        if moved or self._progress.state is not State.WAITING:
+            _log.warning("%s stops for now: %s", self._projector.name, error)
+        self._progress.entered(State.WAITING, str(error))
+        self._consumer.assign([])
+        self._places = {}
+        until = time.monotonic() + min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** min(self._failures, 10))
+        self._failures += 1
+        while not self._stopping and (left := until - time.monotonic()) > 0:
+            message = self._consumer.poll(min(left, _TURN_S))
+            if message is not None and (kafka := message.error()) is not None:
+                self._tell(message, kafka)
+
+    def _commit(self, places: Mapping[int, _Place]) -> None:
+        """Show the group where we are. Nothing depends on it, so a failure is only worth a line."""
+        offsets = [TopicPartition(self._topic, p, place.reached) for p, place in places.items()]
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=True)
+        except KafkaException as error:
+            _log.debug("the group's offsets were not updated: %s", error)
+
+    def _tell(self, message: Message, error: KafkaError) -> None:
+        """Log what passes by itself; raise what does not."""
+        if error.code() == KafkaError._PARTITION_EOF:
+            return
+        where = f"{message.topic() or self._topic}, partition {message.partition()}, offset {message.offset()}"
+        if error.code() in _OUT_OF_RANGE:
+            raise CannotProject(
+                f"the sink of {self._projector.name} stands at an offset that the log does not have ({where}): "
+                f"{error.str()}. The log was cut or set back, or is not the one that the sink was made from. Once the "
+                "log is as it should be, empty the sink and it is filled again from the start"
+            )
+        if error.code() in _PASSING or (error.retriable() and not error.fatal()):
+            _log.warning("Kafka: %s (%s)", error.str(), where)
+            return
+        raise CannotProject(f"Kafka refuses to hand out events ({where}): {error.name()}: {error.str()}")
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        # Nothing is fetched before `_stand` has asked the sink, which cannot be done here: it may be down for longer
+        # than the group waits for this callback.
+        consumer.assign([])
+        self._assigned = tuple(sorted(partition.partition for partition in partitions))
+        self._places = {}
+        self._progress.gave_up()
+        _log.info("%s has partitions %s", self._projector.name, list(self._assigned))
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        # With the eager protocol all partitions go at once. What was applied is in the sink with its checkpoint.
+        consumer.unassign()
+        self._assigned = ()
+        self._places = {}
+        self._progress.gave_up()
+        _log.info("%s gives up partitions %s", self._projector.name, sorted(p.partition for p in partitions))
