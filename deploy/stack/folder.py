@@ -1,0 +1,151 @@
+"""The stack's folder: where everything of one stack lies, and its settings.
+
+stack.json   settings and marker: only a folder that has it is ever reset
+env          the addresses, in dotenv form
+lock         held while somebody changes the stack
+conf/ data/ logs/   one entry per server
+run/         the supervisor's record, its control socket, temporary files
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy.stack.errors import StackError
+
+FORMAT = 1
+
+# A cold `up` on a slow network takes minutes; whoever waits for the lock waits a little longer than that.
+LOCK_TIMEOUT_S = 600.0
+# flock has no timeout of its own; asking five times a second costs nothing beside a start.
+LOCK_INTERVAL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a stack was created with, kept so that `down` and `up` meet the same data and addresses."""
+
+    brokers: int
+    cluster_id: str
+    ports: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """Paths of one stack. `root` is absolute."""
+
+    root: Path
+
+    @property
+    def marker(self) -> Path:
+        return self.root / "stack.json"
+
+    @property
+    def env(self) -> Path:
+        return self.root / "env"
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run"
+
+    @property
+    def temporary(self) -> Path:
+        return self.run / "tmp"
+
+    @property
+    def record(self) -> Path:
+        """Who supervises and which processes run, as last written by the supervisor."""
+        return self.run / "processes.json"
+
+    def data(self, server: str) -> Path:
+        return self.root / "data" / server
+
+    def conf(self, server: str) -> Path:
+        return self.root / "conf" / server
+
+    def log(self, server: str) -> Path:
+        return self.root / "logs" / f"{server}.log"
+
+    def is_stack(self) -> bool:
+        return self.marker.is_file()
+
+    def check(self) -> None:
+        """Refuse a folder that holds something else than a stack."""
+        if self.root.is_dir() and not self.is_stack():
+            others = [entry.name for entry in self.root.iterdir() if entry.name != "lock"]
+            if others:
+                raise StackError(
+                    f"{self.root} is not a stack's folder: it has no stack.json but holds {others[0]!r}; "
+                    "choose a new or an empty folder with --dir"
+                )
+
+    def create(self, settings: Settings) -> None:
+        """Make what is missing of the folder, the marker first, and keep the settings in it."""
+        write_json(self.marker, {"format": FORMAT, **asdict(settings)})
+        (self.root / ".gitignore").write_text("*\n")
+        for path in (self.root / "logs", self.temporary):
+            path.mkdir(parents=True, exist_ok=True)
+        # The control socket in it starts and stops servers: for the owner alone.
+        self.run.chmod(0o700)
+
+    def settings(self) -> Settings | None:
+        """Read the settings, or None for a folder without a stack."""
+        if not self.is_stack():
+            return None
+        try:
+            found = json.loads(self.marker.read_text())
+            if found["format"] != FORMAT:
+                raise StackError(
+                    f"{self.marker} has format {found['format']}, this Daybook reads {FORMAT}: "
+                    "use the Daybook that made it, or another folder"
+                )
+            return Settings(found["brokers"], found["cluster_id"], dict(found["ports"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise StackError(f"{self.marker} cannot be read ({error!r}): restore it or use another folder") from error
+
+    @contextmanager
+    def locked(self, waiting: Callable[[], None]) -> Iterator[None]:
+        """Hold the folder against other `up`, `down` and `reset`; calls `waiting` once if it must wait."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        path = self.root / "lock"
+        deadline = time.monotonic() + LOCK_TIMEOUT_S
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            told = False
+            while not _try_lock(descriptor):
+                if not told:
+                    waiting()
+                    told = True
+                if time.monotonic() > deadline:
+                    raise StackError(f"{path} has been held for {LOCK_TIMEOUT_S:.0f} s by another command: end it")
+                time.sleep(LOCK_INTERVAL_S)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write atomically: a reader sees the old text or the new one, never half of it."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write atomically, as `write_json` does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text)
+    beside.replace(path)

@@ -1,0 +1,86 @@
+"""A stack's folder: its marker, its settings, its lock."""
+
+from pathlib import Path
+
+import pytest
+
+from deploy.stack import folder as module
+from deploy.stack.errors import NotRunningError, StackError
+from deploy.stack.folder import Folder, Settings
+from deploy.stack.processes import Identity
+from deploy.stack.stack import Stack
+
+SETTINGS = Settings(1, "cluster", {"redis": 16379})
+
+
+def test_settings_are_kept(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "stack")
+    assert folder.settings() is None
+    folder.create(SETTINGS)
+    assert folder.settings() == SETTINGS
+
+
+def test_a_folder_with_something_else_in_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("")
+    with pytest.raises(StackError, match=r"holds 'thesis\.txt'"):
+        Folder(tmp_path).check()
+
+
+def test_an_empty_folder_will_do(tmp_path: Path) -> None:
+    Folder(tmp_path).check()
+
+
+def test_reset_refuses_a_folder_without_a_marker(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("")
+    with pytest.raises(StackError, match="nothing was deleted"):
+        Stack(tmp_path).reset()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_reset_deletes_the_whole_folder(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "stack")
+    folder.create(SETTINGS)
+    folder.data("redis").mkdir(parents=True)
+    assert Stack(folder.root).reset() == []
+    assert not folder.root.exists()
+
+
+def test_damaged_settings_are_an_error_that_names_the_file(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.marker.write_text("{")
+    with pytest.raises(StackError, match=r"stack\.json cannot be read"):
+        folder.settings()
+
+
+def test_settings_of_another_format_are_refused(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.marker.write_text('{"format": 99}')
+    with pytest.raises(StackError, match="has format 99"):
+        folder.settings()
+
+
+def test_one_command_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOCK_TIMEOUT_S", 0.05)
+    told: list[bool] = []
+    first = Folder(tmp_path).locked(lambda: None)
+    second = Folder(tmp_path).locked(lambda: told.append(True))
+    with first, pytest.raises(StackError, match="held for"), second:
+        pass
+    assert told == [True]
+
+
+def test_what_does_not_run_is_down(tmp_path: Path) -> None:
+    stack = Stack(tmp_path / "none")
+    assert stack.status().phase == "down"
+    assert stack.down() == []
+    with pytest.raises(NotRunningError, match="start it with `up`"):
+        stack.env()
+    with pytest.raises(NotRunningError, match="start it with `up`"):
+        stack.stop("redis")
+    assert not stack.folder.root.exists()
+
+
+def test_a_number_that_another_process_got_is_not_ours() -> None:
+    ours = Identity.of(1)
+    assert ours.process() is not None
+    assert Identity(1, ours.started - 60).process() is None
