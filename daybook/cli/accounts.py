@@ -1,0 +1,220 @@
+"""Commands that change an account: each gives one command to the ledger and waits for its reply."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
+from uuid import UUID
+
+import typer
+
+from daybook.cli.options import (
+    DEFAULT_TIMEOUT_S,
+    TAKES_AMOUNT,
+    Account,
+    Amount,
+    AsJson,
+    Timeout,
+    User,
+    currency_code,
+    moment,
+    money,
+    print_json,
+    user_name,
+)
+from schemas.commands import CommandReply
+
+if TYPE_CHECKING:
+    from daybook.client import Client, Common
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True, slots=True)
+class Giving:
+    """The options that every command to the ledger has, and how it is given."""
+
+    user: User = None
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; it is kept with the event.")] = None
+    command_id: Annotated[
+        UUID | None, typer.Option(metavar="UUID", help="Repeating a command under the same id is always safe.")
+    ] = None
+    expect: Annotated[
+        int | None, typer.Option(metavar="SEQUENCE", help="Refuse unless the account is at this sequence.")
+    ] = None
+    effective_at: Annotated[
+        str | None, typer.Option(metavar="MOMENT", help="Since when it counts, if not since now: 2026-01-31T12:00Z.")
+    ] = None
+    correlation_id: Annotated[
+        str | None, typer.Option(metavar="ID", help="What the command belongs to; kept with the event.")
+    ] = None
+    timeout: Timeout = DEFAULT_TIMEOUT_S
+    as_json: AsJson = False
+
+    def give(self, call: Callable[[Client, Common], CommandReply]) -> None:
+        """Give a command and print the reply. A refusal is printed as JSON if asked for, and raised as `Refused`."""
+        from daybook.client import Client, Common  # noqa: PLC0415
+        from daybook.errors import Refused  # noqa: PLC0415
+
+        common = Common(
+            expected_version=self.expect,
+            correlation_id=self.correlation_id,
+            effective_at=moment(self.effective_at),
+            reason=self.reason,
+        )
+        if self.command_id is not None:
+            common["command_id"] = str(self.command_id)
+        with Client(user_id=user_name(self.user), timeout_s=self.timeout) as client:
+            try:
+                reply = call(client, common)
+            except Refused as refused:
+                if self.as_json:
+                    print_json(asdict(refused.reply))
+                raise
+        if self.as_json:
+            print_json(asdict(reply))
+        else:
+            nothing = "" if reply.event_count else ", where nothing was left to do"
+            typer.echo(f"done: {reply.account_id} is at sequence {reply.sequence}{nothing}")
+
+
+def _giving(command: Callable[Concatenate[Giving, P], None]) -> Callable[..., None]:
+    """A function for Typer that has a command's parameters and after them those of `Giving`."""
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    common = list(inspect.signature(Giving, eval_str=True).parameters.values())
+
+    def given(**values: Any) -> None:
+        giving = Giving(**{parameter.name: values.pop(parameter.name) for parameter in common})
+        command(giving, **values)  # type: ignore[call-arg]
+
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *common)]
+    given.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    given.__annotations__ = {}
+    given.__name__ = command.__name__
+    given.__doc__ = command.__doc__
+    return given
+
+
+@_giving
+def open_(
+    giving: Giving,
+    account: Account,
+    currency: Annotated[str, typer.Argument(metavar="CURRENCY", help="Its currency, such as EUR.", show_default=False)],
+    holder: Annotated[str, typer.Option(metavar="NAME", help="Whose account it is.")],
+    email: Annotated[str | None, typer.Option(metavar="ADDRESS", help="The holder's e-mail address.")] = None,
+    overdraft: Annotated[
+        str | None, typer.Option(metavar="AMOUNT", help="How far below zero the balance may go: '100.00 EUR'.")
+    ] = None,
+) -> None:
+    """Open an account.
+
+    daybook open A-1 EUR --holder "Ada Lovelace" --overdraft "100.00 EUR"
+    """
+    limit = None if overdraft is None else money(overdraft)
+    code = currency_code(currency)
+    if limit is not None and limit.currency != code:
+        raise typer.BadParameter(f"is in {limit.currency}, but the account in {code}", param_hint="--overdraft")
+    giving.give(
+        lambda client, common: client.open_account(account, code, holder, holder_email=email, overdraft=limit, **common)
+    )
+
+
+@_giving
+def deposit(giving: Giving, account: Account, amount: Amount) -> None:
+    """Pay money in.
+
+    daybook deposit A-1 200.00 EUR --reason "salary"
+    """
+    value = money(amount)
+    giving.give(lambda client, common: client.deposit(account, value, **common))
+
+
+@_giving
+def withdraw(giving: Giving, account: Account, amount: Amount) -> None:
+    """Take money out.
+
+    daybook withdraw A-1 49.90 EUR
+    """
+    value = money(amount)
+    giving.give(lambda client, common: client.withdraw(account, value, **common))
+
+
+@_giving
+def refund(
+    giving: Giving,
+    account: Account,
+    amount: Amount,
+    withdrawal: Annotated[
+        int, typer.Option(metavar="SEQUENCE", min=1, help="The account's event that is the withdrawal.")
+    ],
+) -> None:
+    """Give money back for a withdrawal, all of it or a part.
+
+    daybook refund A-1 10.00 EUR --withdrawal 3
+    """
+    value = money(amount)
+    giving.give(lambda client, common: client.refund(account, withdrawal, value, **common))
+
+
+@_giving
+def overdraft(giving: Giving, account: Account, amount: Amount) -> None:
+    """Set how far below zero the balance may go.
+
+    daybook overdraft A-1 500.00 EUR
+    """
+    value = money(amount)
+    giving.give(lambda client, common: client.set_overdraft_limit(account, value, **common))
+
+
+@_giving
+def freeze(giving: Giving, account: Account) -> None:
+    """Let no money move until the account is unfrozen.
+
+    daybook freeze A-1 --reason "card stolen"
+    """
+    giving.give(lambda client, common: client.freeze(account, **common))
+
+
+@_giving
+def unfreeze(giving: Giving, account: Account) -> None:
+    """Let money move again.
+
+    daybook unfreeze A-1
+    """
+    giving.give(lambda client, common: client.unfreeze(account, **common))
+
+
+@_giving
+def holder(
+    giving: Giving,
+    account: Account,
+    name: Annotated[str, typer.Option(metavar="NAME", help="The holder's name.")],
+    email: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="The holder's e-mail address; without it there is none.")
+    ] = None,
+) -> None:
+    """Change the holder's name and e-mail address.
+
+    daybook holder A-1 --name "Ada King" --email ada@example.com
+    """
+    giving.give(lambda client, common: client.change_holder(account, name, holder_email=email, **common))
+
+
+@_giving
+def close(giving: Giving, account: Account) -> None:
+    """Close an account for good. Its balance must be zero.
+
+    daybook close A-1
+    """
+    giving.give(lambda client, common: client.close_account(account, **common))
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands to the program."""
+    app.command("open")(open_)
+    for takes_amount in (deposit, withdraw, refund, overdraft):
+        app.command(takes_amount.__name__, context_settings=TAKES_AMOUNT)(takes_amount)
+    for command in (freeze, unfreeze, holder, close):
+        app.command(command.__name__)(command)

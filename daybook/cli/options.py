@@ -1,0 +1,75 @@
+"""Arguments and options that several commands have."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from schemas.money import EXPONENTS, InvalidMoney, Money
+
+Account = Annotated[str, typer.Argument(metavar="ACCOUNT", help="The account's id.", show_default=False)]
+Amount = Annotated[
+    list[str],
+    typer.Argument(metavar="AMOUNT", help="An amount as people write it, such as 200.00 EUR.", show_default=False),
+]
+User = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", envvar="DAYBOOK_USER", help="Who does it; by default your user name here."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for scripts.")]
+Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="How long to wait for an answer.")]
+
+DEFAULT_TIMEOUT_S = 10.0
+
+# A negative amount begins with a dash. It is to be read as an amount, and refused as one, not as a strange option.
+TAKES_AMOUNT = {"ignore_unknown_options": True}
+
+
+def money(words: list[str] | str) -> Money:
+    """The amount typed as one argument or as two. A usage error unless it is one."""
+    text = words if isinstance(words, str) else " ".join(words)
+    try:
+        return Money.parse(text)
+    except InvalidMoney as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def currency_code(text: str) -> str:
+    """A currency as typed. A usage error unless it is one."""
+    if text not in EXPONENTS:
+        raise typer.BadParameter(f'"{text}" is not a currency: use an ISO 4217 code such as EUR, USD or JPY')
+    return text
+
+
+def moment(text: str | None) -> datetime | None:
+    """A moment in ISO 8601, in UTC unless it says otherwise. A usage error if it is none."""
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f'"{text}" is not a moment: write it as 2026-01-31 or 2026-01-31T12:00+01:00',
+            param_hint="--effective-at",
+        ) from None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
+def user_name(given: str | None) -> str:
+    """Who gives a command: `given`, which includes DAYBOOK_USER, or the operating system's user."""
+    if given:
+        return given
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        raise typer.BadParameter(
+            "the operating system has no name for you: say --user or set DAYBOOK_USER", param_hint="--user"
+        ) from None
+
+
+def print_json(record: dict[str, object]) -> None:
+    typer.echo(json.dumps(record, ensure_ascii=False))

@@ -1,0 +1,64 @@
+"""Events in plain words."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import assert_never
+
+from schemas.events import (
+    AccountClosed,
+    AccountCreated,
+    AccountFrozen,
+    AccountUnfrozen,
+    Event,
+    HolderChanged,
+    MoneyDeposited,
+    MoneyRefunded,
+    MoneyWithdrawn,
+    OverdraftLimitSet,
+    RecordedEvent,
+)
+from schemas.money import Money
+
+
+def phrase(event: Event) -> str:
+    """What happened, without to whom and when."""
+    match event:
+        case AccountCreated():
+            limit = Money(event.overdraft_limit_minor, event.currency)
+            return f"opened for {event.holder_name}, overdraft {limit}"
+        case MoneyDeposited():
+            return f"deposited {Money(event.amount_minor, event.currency)}, {_balance(event)}"
+        case MoneyWithdrawn():
+            return f"withdrew {Money(event.amount_minor, event.currency)}, {_balance(event)}"
+        case MoneyRefunded():
+            amount = Money(event.amount_minor, event.currency)
+            return f"refunded {amount} of withdrawal {event.withdrawal_sequence}, {_balance(event)}"
+        case OverdraftLimitSet():
+            return f"overdraft set to {Money(event.limit_minor, event.currency)}"
+        case HolderChanged():
+            return f"holder is now {event.holder_name}" + (f" <{event.holder_email}>" if event.holder_email else "")
+        case AccountFrozen():
+            return "frozen"
+        case AccountUnfrozen():
+            return "unfrozen"
+        case AccountClosed():
+            return "closed"
+        case _:
+            assert_never(event)
+
+
+def line(recorded: RecordedEvent) -> str:
+    """An event on one line: when it counts, where it stands, what happened, by whom and why."""
+    reason = f" ({recorded.reason})" if recorded.reason else ""
+    where = f"{recorded.account_id}/{recorded.sequence}"
+    return f"{moment(recorded.effective_at)}  {where:<16}  {phrase(recorded.event)}  by {recorded.user_id}{reason}"
+
+
+def moment(micros: int) -> str:
+    """A moment of the log, to the second, in UTC."""
+    return f"{datetime.fromtimestamp(micros // 1_000_000, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def _balance(event: MoneyDeposited | MoneyWithdrawn | MoneyRefunded) -> str:
+    return f"balance {Money(event.balance_minor, event.currency)}"
