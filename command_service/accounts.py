@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from msgspec import Struct
 
 from command_service.answers import Answer, Answers
 from command_service.domain.account import Account
 
 
-class Entry(NamedTuple):
+class Entry(Struct, frozen=True, gc=False):
     """An account, and what its next event continues: the chain hash and the time of its last one (microseconds)."""
 
     account: Account

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from hashlib import blake2b
 from operator import attrgetter
-from typing import Final, NamedTuple
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import fields
 
 from schemas.commands import COMMAND_TYPES, AnyCommand
 
@@ -16,7 +18,7 @@ FINGERPRINT_BYTES: Final = 8
 _NOT_WHAT_IS_ASKED: Final = {"command_id", "issued_at", "correlation_id"}
 
 
-class Answer(NamedTuple):
+class Answer(Struct, frozen=True, gc=False):
     """An answer as it was given: the reply's bytes, what the command asked, and when (microseconds, Unix epoch)."""
 
     reply: bytes

@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from confluent_kafka import Message
+from msgspec import Struct
 
 from command_service.accounts import Entry, Overlay
 from command_service.answers import Answer, command_key, fingerprint
@@ -30,7 +31,7 @@ _CLIENTS_PARTITIONER: Final = -1
 _MAX_DETAIL: Final = 1000
 
 
-class Outgoing(NamedTuple):
+class Outgoing(Struct, frozen=True, gc=False):
     """A record to be sent by the transaction."""
 
     topic: str

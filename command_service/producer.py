@@ -76,6 +76,9 @@ class TransactionalProducer:
                 # dominate the latency of a command.
                 retry_backoff_ms=1,
                 retry_backoff_max_ms=10,
+                # A broker that is away is asked for twice a second, not twenty times.
+                reconnect_backoff_ms=500,
+                reconnect_backoff_max_ms=2_000,
             )
             | {"error_cb": self._on_error}
         )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from schemas.connections import LOG_LEVEL, EnvironmentSettings
 
 
-class Settings(BaseSettings):
+class Settings(EnvironmentSettings):
     """A field `x` is the environment variable `DAYBOOK_COMMAND_SERVICE_X`."""
 
-    model_config = SettingsConfigDict(env_prefix="DAYBOOK_COMMAND_SERVICE_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="DAYBOOK_COMMAND_SERVICE_")
 
     instance: str = Field("0", pattern=r"[A-Za-z0-9_-]{1,64}")
     """The stable ordinal of this instance. A restarted instance fences what its predecessor left open; two that run at
@@ -29,3 +31,5 @@ class Settings(BaseSettings):
 
     metrics_port: int | None = Field(None, ge=1, le=65535)
     """Where Prometheus metrics are served on loopback, if anywhere."""
+
+    log_level: str = LOG_LEVEL

@@ -82,6 +82,9 @@ class CommandService:
                 # Commands are small; after a full queue the next fetch must not wait the default second.
                 queued_min_messages=20_000,
                 fetch_queue_backoff_ms=10,
+                # A broker that is away is asked for twice a second, not twenty times.
+                reconnect_backoff_ms=500,
+                reconnect_backoff_max_ms=2_000,
             )
         )
         self._stopping = threading.Event()
@@ -151,8 +154,9 @@ class CommandService:
             self._start_anew(error)
             return
         self._next.update(offsets)
-        for overlay in overlays.values():
+        for partition, overlay in overlays.items():
             overlay.commit(now)
+            metrics.ACCOUNTS.labels(partition).set(len(self._states[partition].entries))
         _publish(outcomes, len(ours))
         if unavailable is not None:
             self._await_registry(unavailable)

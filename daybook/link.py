@@ -146,7 +146,7 @@ class Link:
 
     def _look_schemas_up(self) -> None:
         try:
-            self._codec.write_commands(self._topics.commands)
+            self._codec.look_up_commands(self._topics.commands)
         except (RegistryUnavailable, SchemaNotRegistered) as error:
             raise self._registry_failed(error) from error
 

@@ -23,7 +23,7 @@ from projectors.settings import ProjectorSettings
 from projectors.source import NoSource, Source, SourceUnavailable, identify
 from schemas.codec import Codec
 from schemas.connections import Connections, NotConfigured
-from schemas.registry import Registry
+from schemas.registry import Registry, SchemaNotRegistered, look_up_patiently
 
 _log = logging.getLogger("daybook-projector")
 
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     except NotConfigured as error:
         print(f"daybook-projector: {error}", file=sys.stderr)
         return 2
-    except (CannotProject, NoSource, KafkaException) as error:
+    except (CannotProject, NoSource, SchemaNotRegistered, KafkaException) as error:
         _log.error("stopped: %s", error)
         return 1
     _log.info("stopped")
@@ -88,13 +88,17 @@ def _run(name: str, settings: ProjectorSettings, connections: Connections) -> No
     if source is None:
         return
     with Registry(connections.registry_url, ca_location=connections.registry_ssl_ca) as registry:
+        codec = Codec(registry)
+        # Known before the first event, so that the projector does not depend on the registry later.
+        if not look_up_patiently(lambda: codec.look_up_events(connections.topics.events), stopping, _log.warning):
+            return
         runner = Runner(
             make(source),
             consumer(connections, name),
             source.topic,
-            Codec(registry),
+            codec,
             Progress(name, REGISTRY),
-            batch_events=settings.projector_batch_events,
+            batch_events=settings.batch_events,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: runner.stop())
@@ -107,7 +111,9 @@ def _serve_metrics(port: int) -> None:
     try:
         start_http_server(port, addr="127.0.0.1")
     except OSError as error:
-        raise NotConfigured(f"DAYBOOK_METRICS_PORT: port {port} cannot be listened on: {error.strerror}") from error
+        raise NotConfigured(
+            f"DAYBOOK_PROJECTOR_METRICS_PORT: port {port} cannot be listened on: {error.strerror}"
+        ) from error
 
 
 def _wait_for_source(connections: Connections, stopping: threading.Event) -> Source | None:

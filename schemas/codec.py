@@ -13,17 +13,17 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from importlib import resources
-from operator import attrgetter
 from typing import Any, Final, Protocol
 
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from fastavro.read import SchemaResolutionError
 from fastavro.schema import SchemaParseException, fullname, to_parsing_canonical_form
+from msgspec.structs import asdict, fields
 
 from schemas.commands import COMMAND_NAMESPACE, COMMAND_TYPES, AnyCommand, CommandReply, CommandStatus
 from schemas.events import EVENT_NAMESPACE, EVENT_TYPES, Event, RecordedEvent
@@ -107,7 +107,7 @@ def record_name(record_type: type) -> str:
 
 
 class Codec:
-    """Reads any record of the ledger, and writes those whose ids were looked up by one of the `write_*` methods.
+    """Reads any record of the ledger, and writes those whose ids were looked up by one of the `look_up_*` methods.
 
     A schema id met for the first time is asked of the registry, which may block, and may raise
     `RegistryUnavailable`; the caller decides whether to wait. All else is computed in memory.
@@ -119,29 +119,31 @@ class Codec:
         self._plain: dict[type, _PlainWriter] = {}
         self._events: dict[type, _EventWriter] = {}
 
-    def write_commands(self, topic: str) -> None:
-        """Look up the ids under which commands are written to a topic. Raises what `Registry.schema_id` does."""
-        for command_type in COMMAND_TYPES:
+    def look_up_commands(self, topic: str, types: Iterable[type[AnyCommand]] = COMMAND_TYPES) -> None:
+        """Look up the ids of commands on a topic, which is what writing them takes, and spares reading them a question.
+
+        Raises what `Registry.schema_id` does, as the other two do.
+        """
+        for command_type in types:
             self._plain[command_type] = self._plain_writer(topic, command_type)
 
-    def write_replies(self, topic: str) -> None:
-        """Look up the id under which replies are written to a topic. Raises what `Registry.schema_id` does."""
+    def look_up_replies(self, topic: str) -> None:
+        """Look up the id of replies on a topic."""
         self._plain[CommandReply] = self._plain_writer(topic, CommandReply)
 
-    def write_events(self, topic: str) -> None:
-        """Look up the ids under which events are written to a topic. Raises what `Registry.schema_id` does."""
+    def look_up_events(self, topic: str) -> None:
+        """Look up the ids of events on a topic."""
         for event_type in EVENT_TYPES:
             text, header = self._look_up(topic, event_type)
             schema = json.loads(text)
             common, own = _split(schema)
             # The hash is written between the two runs, once it is known.
             common = _parsed({**common, "fields": common["fields"][:-1]})
-            self._events[event_type] = _EventWriter(header, common, own, _fingerprint(schema), _to_dict(own))
+            self._events[event_type] = _EventWriter(header, common, own, _fingerprint(schema))
 
     def _plain_writer(self, topic: str, record_type: type) -> _PlainWriter:
         text, header = self._look_up(topic, record_type)
-        schema = _parsed(json.loads(text))
-        return _PlainWriter(header, schema, _to_dict(schema))
+        return _PlainWriter(header, _parsed(json.loads(text)))
 
     def _look_up(self, topic: str, record_type: type) -> tuple[str, bytes]:
         """The newest schema of a record, and the header under which its values are written to a topic."""
@@ -161,7 +163,7 @@ class Codec:
         writer = self._plain[type(record)]
         out = io.BytesIO()
         out.write(writer.header)
-        schemaless_writer(out, writer.schema, writer.to_dict(record))
+        schemaless_writer(out, writer.schema, asdict(record))
         return out.getvalue()
 
     def encode_event(self, event: Event, common: Mapping[str, object], previous: bytes) -> tuple[bytes, bytes]:
@@ -172,7 +174,7 @@ class Codec:
         writer = self._events[type(event)]
         head, tail = io.BytesIO(), io.BytesIO()
         schemaless_writer(head, writer.common, common)
-        schemaless_writer(tail, writer.own, writer.to_dict(event))
+        schemaless_writer(tail, writer.own, asdict(event))
         head_bytes, tail_bytes = head.getvalue(), tail.getvalue()
         chain_hash = chain(previous, writer.fingerprint, head_bytes, tail_bytes)
         return writer.header + head_bytes + chain_hash + tail_bytes, chain_hash
@@ -183,9 +185,8 @@ class Codec:
         if reader.command is None:
             raise Undecodable("not_a_command", f"{reader.name} is not a command")
         record = reader.whole(body)
-        for name in ("command_id", "transfer_id"):
-            if name in record and _UUID.fullmatch(record[name]) is None:
-                raise Undecodable("undecodable", f"{name} of {reader.name} is not a UUID")
+        if _UUID.fullmatch(record["command_id"]) is None:
+            raise Undecodable("undecodable", f"command_id of {reader.name} is not a UUID")
         return reader.command(**record)
 
     def decode_reply(self, value: bytes | None) -> CommandReply:
@@ -309,7 +310,6 @@ class _Reader:
 class _PlainWriter:
     header: bytes
     schema: Schema
-    to_dict: Callable[[object], Schema]
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,20 +318,6 @@ class _EventWriter:
     common: Schema
     own: Schema
     fingerprint: bytes
-    to_dict: Callable[[object], Schema]
-
-
-def _to_dict(schema: Schema) -> Callable[[object], Schema]:
-    """A function from a record's type to what fastavro writes; the schema's names are the attributes' names."""
-    names = tuple(field["name"] for field in schema["fields"])
-    match len(names):
-        case 0:
-            return lambda _: {}
-        case 1:
-            return lambda record: {names[0]: getattr(record, names[0])}
-        case _:
-            values = attrgetter(*names)
-            return lambda record: dict(zip(names, values(record), strict=True))
 
 
 def _split(schema: Schema) -> tuple[Schema, Schema]:

@@ -7,9 +7,10 @@ by a new version only. Times are microseconds since the Unix epoch, in UTC; amou
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar, Final
+
+from msgspec import Struct
 
 COMMAND_NAMESPACE: Final = "daybook.account.command"
 
@@ -19,8 +20,7 @@ def now_micros() -> int:
     return time.time_ns() // 1000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
+class Command(Struct, frozen=True, kw_only=True, gc=False):
     """What every command says: which account, who asks, when, and under which identity.
 
     `command_id` is a UUID in its usual text form. Sending a command again under the same id is always safe: the
@@ -37,57 +37,48 @@ class Command:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenAccount(Command):
+class OpenAccount(Command, frozen=True, kw_only=True, gc=False):
     currency: str
     holder_name: str
     holder_email: str | None = None
     overdraft_limit_minor: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deposit(Command):
+class Deposit(Command, frozen=True, kw_only=True, gc=False):
     amount_minor: int
     currency: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Withdraw(Command):
+class Withdraw(Command, frozen=True, kw_only=True, gc=False):
     amount_minor: int
     currency: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refund(Command):
+class Refund(Command, frozen=True, kw_only=True, gc=False):
     amount_minor: int
     currency: str
     withdrawal_sequence: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SetOverdraftLimit(Command):
+class SetOverdraftLimit(Command, frozen=True, kw_only=True, gc=False):
     limit_minor: int
     currency: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChangeHolder(Command):
+class ChangeHolder(Command, frozen=True, kw_only=True, gc=False):
     holder_name: str
     holder_email: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Freeze(Command):
+class Freeze(Command, frozen=True, kw_only=True, gc=False):
     pass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unfreeze(Command):
+class Unfreeze(Command, frozen=True, kw_only=True, gc=False):
     pass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CloseAccount(Command):
+class CloseAccount(Command, frozen=True, kw_only=True, gc=False):
     pass
 
 
@@ -112,8 +103,7 @@ class CommandStatus(StrEnum):
     REJECTED = "REJECTED"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommandReply:
+class CommandReply(Struct, frozen=True, kw_only=True, gc=False):
     """What became of one command.
 
     `sequence` is the account's after the command, None where there is no such account; with the account id it is

@@ -7,7 +7,7 @@ started, or where `DAYBOOK_ENV_FILE` says. The environment itself wins over the 
 from __future__ import annotations
 
 import os
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -17,14 +17,42 @@ from schemas.topics import Topics
 DEFAULT_ENV_FILE: Final = ".daybook/env"
 
 
+LOG_LEVEL: Final = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", validation_alias="DAYBOOK_LOG_LEVEL")
+"""The field of a process that logs: one variable for all of them."""
+
+
 class NotConfigured(Exception):
     """The environment does not say, or says wrongly, where the servers are."""
 
 
-class Connections(BaseSettings):
-    """Addresses and credentials. A field `x` is the environment variable `DAYBOOK_X`."""
+class EnvironmentSettings(BaseSettings):
+    """Settings read from the environment and the dotenv file: a field `x` is the variable `<prefix>X`."""
 
     model_config = SettingsConfigDict(env_prefix="DAYBOOK_", env_file=None, extra="ignore", frozen=True)
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """Read the environment and the dotenv file.
+
+        Raises:
+            NotConfigured: naming each variable that is missing or wrong.
+        """
+        try:
+            return cls(_env_file=os.environ.get("DAYBOOK_ENV_FILE", DEFAULT_ENV_FILE))
+        except ValidationError as error:
+            wrong = "; ".join(f"{cls._variable(str(e['loc'][0]))}: {e['msg']}" for e in error.errors())
+            missing = any(e["type"] == "missing" for e in error.errors())
+            remedy = "Set these variables, or start the local stack here with `daybook stack up`"
+            raise NotConfigured(f"{wrong}. {remedy}" if missing else wrong) from None
+
+    @classmethod
+    def _variable(cls, field: str) -> str:
+        prefix = cls.model_config.get("env_prefix", "")
+        return field if field.startswith("DAYBOOK_") else f"{prefix}{field}".upper()
+
+
+class Connections(EnvironmentSettings):
+    """Addresses and credentials. A field `x` is the environment variable `DAYBOOK_X`."""
 
     kafka_bootstrap: str = Field(min_length=1)
     registry_url: str = Field(min_length=1)
@@ -46,21 +74,6 @@ class Connections(BaseSettings):
         if not all(c.isascii() and (c.isalnum() or c in "_-") for c in value):
             raise ValueError("use ASCII letters, digits, _ and - only")
         return value
-
-    @classmethod
-    def from_environment(cls) -> Connections:
-        """Read the environment and the dotenv file.
-
-        Raises:
-            NotConfigured: naming each variable that is missing or wrong.
-        """
-        try:
-            return cls(_env_file=os.environ.get("DAYBOOK_ENV_FILE", DEFAULT_ENV_FILE))
-        except ValidationError as error:
-            wrong = "; ".join(f"DAYBOOK_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
-            raise NotConfigured(
-                f"{wrong}. Set these variables, or start the local stack here with `daybook stack up`"
-            ) from None
 
     @property
     def topics(self) -> Topics:

@@ -7,8 +7,9 @@ amounts are minor units of a currency.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 EVENT_NAMESPACE: Final = "daybook.account.event"
 
@@ -16,60 +17,51 @@ CHAIN_START: Final = bytes(32)
 """What the first event of an account is chained to."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountCreated:
+class AccountCreated(Struct, frozen=True, kw_only=True, gc=False):
     currency: str
     holder_name: str
     holder_email: str | None = None
     overdraft_limit_minor: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MoneyDeposited:
+class MoneyDeposited(Struct, frozen=True, kw_only=True, gc=False):
     amount_minor: int
     currency: str
     balance_minor: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MoneyWithdrawn:
+class MoneyWithdrawn(Struct, frozen=True, kw_only=True, gc=False):
     amount_minor: int
     currency: str
     balance_minor: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MoneyRefunded:
+class MoneyRefunded(Struct, frozen=True, kw_only=True, gc=False):
     amount_minor: int
     currency: str
     balance_minor: int
     withdrawal_sequence: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OverdraftLimitSet:
+class OverdraftLimitSet(Struct, frozen=True, kw_only=True, gc=False):
     limit_minor: int
     currency: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HolderChanged:
+class HolderChanged(Struct, frozen=True, kw_only=True, gc=False):
     holder_name: str
     holder_email: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountFrozen:
+class AccountFrozen(Struct, frozen=True, kw_only=True, gc=False):
     pass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountUnfrozen:
+class AccountUnfrozen(Struct, frozen=True, kw_only=True, gc=False):
     pass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountClosed:
+class AccountClosed(Struct, frozen=True, kw_only=True, gc=False):
     pass
 
 
@@ -97,8 +89,7 @@ EVENT_TYPES: Final[tuple[type[Event], ...]] = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordedEvent:
+class RecordedEvent(Struct, frozen=True, kw_only=True, gc=False):
     """An event as it stands in the log: what happened, with who, when, why and its place in the account's stream.
 
     `chain_hash` is SHA-256 over the account's previous chain hash and this event's canonical bytes

@@ -8,6 +8,9 @@ denial counts only from a registry that still knows a subject which it knew befo
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from typing import Final, Self
 
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
@@ -18,6 +21,12 @@ _DENIALS: Final = {40401, 40402, 40403}
 
 _TIMEOUT_S: Final = 5
 """One request's bound: look-ups answer within milliseconds, and the callers decide how long to go on asking."""
+
+
+_WAIT_S: Final = 1.0
+
+_LOADS_FOR_S: Final = 20.0
+"""A registry that has just started may deny what it has not loaded yet; a few seconds are usual."""
 
 
 class RegistryUnavailable(Exception):
@@ -100,3 +109,32 @@ class Registry:
 
 def _denies(error: Exception) -> bool:
     return isinstance(error, SchemaRegistryError) and error.error_code in _DENIALS
+
+
+def look_up_patiently(look_up: Callable[[], None], stopping: threading.Event, tell: Callable[[str], None]) -> bool:
+    """Look up what a process needs at its start, waiting for a registry that is down or loading.
+
+    `look_up` is tried every second; `tell` is told once for each kind of hindrance.
+
+    Returns:
+        Whether it succeeded; False when `stopping` was set meanwhile.
+
+    Raises:
+        SchemaNotRegistered: the registry has gone on denying a schema for longer than one takes to load.
+    """
+    told: type[Exception] | None = None
+    denied_since: float | None = None
+    while not stopping.is_set():
+        try:
+            look_up()
+        except (RegistryUnavailable, SchemaNotRegistered) as error:
+            denied_since = (denied_since or time.monotonic()) if isinstance(error, SchemaNotRegistered) else None
+            if denied_since is not None and time.monotonic() - denied_since > _LOADS_FOR_S:
+                raise
+            if told is not type(error):
+                tell(f"waiting for the registry: {error}")
+            told = type(error)
+            stopping.wait(_WAIT_S)
+        else:
+            return True
+    return False

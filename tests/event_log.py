@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
+from msgspec.structs import asdict
 
 from schemas.codec import Codec
 from schemas.connections import Connections
@@ -38,7 +38,7 @@ class Log:
         self._topic = connections.topics.events
         with SchemaRegistryClient({"url": connections.registry_url}) as registry:
             self._codec = Codec(_Ids(registry))
-            self._codec.write_events(self._topic)
+            self._codec.look_up_events(self._topic)
         self._producer = Producer(connections.kafka(enable_idempotence=True))
         self.partitions = len(self._producer.list_topics(self._topic, 10).topics[self._topic].partitions)
 

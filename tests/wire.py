@@ -74,7 +74,7 @@ class Wire:
         self.partitions = partitions
         self.registry = Registry(connections.registry_url)
         self.codec = Codec(self.registry)
-        self.codec.write_commands(self.topics.commands)
+        self.codec.look_up_commands(self.topics.commands)
         self._producer = Producer(connections.kafka(enable_idempotence=True))
 
     def __enter__(self) -> Self:

@@ -8,9 +8,11 @@ written as a table in docs/REFUSALS.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from command_service.domain.refusals import Code, Rejection, malformed
 from command_service.domain.withdrawals import Withdrawals
@@ -47,8 +49,7 @@ class Status(StrEnum):
     CLOSED = "closed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
+class Account(Struct, frozen=True, kw_only=True, gc=False):
     """One account as of its event number `sequence`. There is no state before an account is created.
 
     `balance_minor` and `overdraft_limit_minor` are in the minor unit of `currency`; the balance may go down to

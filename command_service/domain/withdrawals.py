@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
-from dataclasses import dataclass
 from typing import ClassVar, Final
+
+from msgspec import Struct
 
 _ENTRY: Final = struct.Struct(">qq")
 """A withdrawal's sequence and what is left to refund of it, in minor units."""
 
 
-@dataclass(frozen=True, slots=True)
-class Withdrawals:
+class Withdrawals(Struct, frozen=True, gc=False):
     REMEMBERED: ClassVar[int] = 1000
 
     packed: bytes = b""

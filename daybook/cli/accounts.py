@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 from uuid import UUID
 
 import typer
+from msgspec.structs import asdict
 
 from daybook.cli.options import (
     DEFAULT_TIMEOUT_S,

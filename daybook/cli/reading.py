@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from msgspec.structs import asdict
 
 from daybook.cli.options import DEFAULT_TIMEOUT_S, Account, AsJson, Timeout, currency_code, print_json
 from schemas.money import format_amount
@@ -109,7 +109,7 @@ def _show(found: Balance, as_json: bool) -> None:
 def _record(logged: LoggedEvent) -> dict[str, object]:
     """An event as its Avro record has it, its own fields after the common ones, with its type and place."""
     recorded = asdict(logged.recorded)
-    own = recorded.pop("event")
+    own = asdict(recorded.pop("event"))
     recorded["chain_hash"] = logged.recorded.chain_hash.hex()
     return {
         "event_type": logged.recorded.type_name,

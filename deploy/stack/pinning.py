@@ -4,6 +4,7 @@ Resolves the coordinates that the servers name, with all that they depend on, th
 writes `artifacts.json`, which is to be committed.
 """
 
+import argparse
 import json
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -60,7 +61,8 @@ def _pin(artifact: Artifact) -> Pin:
 
 
 def main() -> None:
-    """Write `artifacts.json` for the servers as they are now."""
+    """Write `artifacts.json` for the servers as they are now. It resolves and downloads everything anew."""
+    argparse.ArgumentParser(prog="python -m deploy.stack.pinning", description=main.__doc__).parse_args()
     sets = {wanted.name: wanted for server in all_servers(1) for wanted in server.artifacts}
     with tempfile.TemporaryDirectory() as cache:
         pins = resolve(sets.values(), Path(cache))

@@ -179,11 +179,10 @@ def test_a_registry_that_is_down_is_waited_for(
     with closing(Relay(real.hostname, real.port)) as relay:
         url = real._replace(netloc=f"127.0.0.1:{relay.port}").geturl()
         process = start("projectors", "balances", env=environment(deployed, DAYBOOK_REGISTRY_URL=url))
-        process.said("stops for now: the registry at")
+        process.said("waiting for the registry: the registry at")
         assert balances.model() == {}
         relay.open()
         balances.become(events)
-        process.said("balances goes on")
         assert process.stop() == 0
 
 
@@ -264,7 +263,7 @@ def test_its_numbers_are_served_to_prometheus(
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
     log.append(histories(10, 3))
-    start("projectors", "balances", env=environment(deployed, DAYBOOK_METRICS_PORT=str(port)))
+    start("projectors", "balances", env=environment(deployed, DAYBOOK_PROJECTOR_METRICS_PORT=str(port)))
     balances.become(histories(10, 3))
 
     def metrics() -> str:
@@ -285,7 +284,7 @@ def test_without_topics_it_says_what_to_do(start: Start, connections: Connection
 def test_what_is_not_configured_is_named(start: Start, connections: Connections) -> None:
     for name, value in {
         "DAYBOOK_REDIS_URL": "here",
-        "DAYBOOK_METRICS_PORT": "0",
+        "DAYBOOK_PROJECTOR_METRICS_PORT": "0",
         "DAYBOOK_KAFKA_BOOTSTRAP": "",
     }.items():
         process = start("projectors", "balances", env=environment(connections, **{name: value}))

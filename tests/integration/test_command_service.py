@@ -8,7 +8,6 @@ import signal
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
 import pytest
@@ -16,6 +15,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from fastavro import parse_schema, schemaless_writer
+from msgspec.structs import asdict, replace
 
 from schemas.codec import newest, record_name
 from schemas.commands import CommandReply, CommandStatus, Deposit, Refund

@@ -135,9 +135,9 @@ def test_services_find_every_schema_under_the_id_it_was_registered_with(
                 assert registry.register_schema(wanted.name, avro(schema)) == found
                 assert json.loads(lookups.schema(found)) == json.loads(schema.text)
         codec = Codec(lookups)
-        codec.write_commands(deployed.topics.commands)
-        codec.write_replies(deployed.topics.replies)
-        codec.write_events(deployed.topics.events)
+        codec.look_up_commands(deployed.topics.commands)
+        codec.look_up_replies(deployed.topics.replies)
+        codec.look_up_events(deployed.topics.events)
 
 
 def test_settings_that_differ_are_set_and_others_left_alone(deployed: Connections, cluster: Cluster) -> None:

@@ -17,9 +17,9 @@ REGISTRY: Final = MemoryRegistry.deployed(TOPICS)
 
 def codec_of(registry: MemoryRegistry) -> Codec:
     codec = Codec(registry)
-    codec.write_commands(TOPICS.commands)
-    codec.write_events(TOPICS.events)
-    codec.write_replies(TOPICS.replies)
+    codec.look_up_commands(TOPICS.commands)
+    codec.look_up_events(TOPICS.events)
+    codec.look_up_replies(TOPICS.replies)
     return codec
 
 

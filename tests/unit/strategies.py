@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any, Final
 from uuid import UUID
 
 from hypothesis import strategies as st
+from msgspec.structs import fields
 
 from schemas.commands import (
     COMMAND_TYPES,
@@ -32,11 +32,11 @@ TEXTS: Final = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 UUIDS: Final = st.uuids().map(str)
 ANY_UUIDS: Final = st.integers(0, 2**128 - 1).map(lambda number: str(UUID(int=number)))
 
-_BY_ANNOTATION: Final[dict[str, st.SearchStrategy[Any]]] = {
-    "str": TEXTS,
-    "int": LONGS,
-    "str | None": st.none() | TEXTS,
-    "int | None": st.none() | LONGS,
+_BY_ANNOTATION: Final[dict[Any, st.SearchStrategy[Any]]] = {
+    str: TEXTS,
+    int: LONGS,
+    str | None: st.none() | TEXTS,
+    int | None: st.none() | LONGS,
 }
 _BY_NAME: Final[dict[str, st.SearchStrategy[Any]]] = {
     "command_id": ANY_UUIDS,
@@ -48,7 +48,7 @@ _BY_NAME: Final[dict[str, st.SearchStrategy[Any]]] = {
 
 def _values(record_type: type, *but: str) -> dict[str, st.SearchStrategy[Any]]:
     return {
-        f.name: _BY_NAME[f.name] if f.name in _BY_NAME else _BY_ANNOTATION[str(f.type)]
+        f.name: _BY_NAME[f.name] if f.name in _BY_NAME else _BY_ANNOTATION[f.type]
         for f in fields(record_type)
         if f.name not in but
     }

@@ -232,7 +232,7 @@ class TestTheRegistry:
 
     def test_writing_needs_what_is_registered(self) -> None:
         codec = Codec(MemoryRegistry())
-        for write in (codec.write_commands, codec.write_events, codec.write_replies):
+        for write in (codec.look_up_commands, codec.look_up_events, codec.look_up_replies):
             with pytest.raises(SchemaNotRegistered):
                 write("account.x")
 

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import gzip
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from daybook.mapping import Accounts, Columns, FileFormat, InvalidMapping, Kinds, Mapping
 from daybook.rows import Entry, Kind, RowFile, RowReader, UnreadableFile, UnreadableRow

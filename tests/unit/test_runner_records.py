@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import pytest
 from confluent_kafka import Message
+from msgspec.structs import asdict
 
 from projectors.projector import CannotProject
 from projectors.records import read
@@ -28,7 +27,7 @@ def registry() -> MemoryRegistry:
 @pytest.fixture
 def codec(registry: MemoryRegistry) -> Codec:
     codec = Codec(registry)
-    codec.write_events(TOPIC)
+    codec.look_up_events(TOPIC)
     return codec
 
 
