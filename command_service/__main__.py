@@ -13,6 +13,8 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from prometheus_client import start_http_server
 
+from command_service.assignment import CommandsUnreadable
+from command_service.producer import ProducerLost
 from command_service.restore import LogDamaged, RestoreStalled
 from command_service.settings import Settings
 from command_service.transaction import CommandService, TooManyFailures
@@ -30,6 +32,19 @@ class NotDeployed(Exception):
     """The topics are not there, or not as the service needs them."""
 
 
+_FAILURES: Final = (
+    NotDeployed,
+    SchemaNotRegistered,
+    CommandsUnreadable,
+    TooManyFailures,
+    LogDamaged,
+    RestoreStalled,
+    ProducerLost,
+    KafkaException,
+)
+"""What ends the process with a message that says all there is to say."""
+
+
 def main() -> int:
     """Run until SIGTERM or SIGINT. Exit status: 0 after a stop, 1 after a failure, 2 when it is not configured."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
@@ -44,7 +59,7 @@ def main() -> int:
         connections, settings = Connections.from_environment(), Settings.from_environment()
         logging.getLogger().setLevel(settings.log_level)
         if settings.metrics_port is not None:
-            start_http_server(settings.metrics_port, "127.0.0.1")
+            _serve_metrics(settings.metrics_port)
         partitions = _partitions(connections)
         with Registry(connections.registry_url, ca_location=connections.registry_ssl_ca) as registry:
             codec = Codec(registry)
@@ -58,11 +73,20 @@ def main() -> int:
     except NotConfigured as error:
         _log.error("not configured: %s", error)
         return 2
-    except (NotDeployed, SchemaNotRegistered, TooManyFailures, LogDamaged, RestoreStalled, KafkaException) as error:
+    except _FAILURES as error:
         _log.error("stopped: %s", error)
         return 1
     _log.info("stopped")
     return 0
+
+
+def _serve_metrics(port: int) -> None:
+    try:
+        start_http_server(port, "127.0.0.1")
+    except OSError as error:
+        raise NotConfigured(
+            f"DAYBOOK_COMMAND_SERVICE_METRICS_PORT: {port} cannot be listened on: {error.strerror}"
+        ) from error
 
 
 def _partitions(connections: Connections) -> int:

@@ -45,9 +45,12 @@ class Overlay:
     def remember(self, key: bytes, answer: Answer) -> None:
         self._answers[key] = answer
 
-    def commit(self, now: int) -> None:
-        """Make the changes the committed state. The transaction's commit has returned."""
+    def commit(self, now: int) -> int:
+        """Make the changes the committed state. The transaction's commit has returned.
+
+        Returns how many answers were forgotten before their time, to stay within the memory's capacity.
+        """
         self._committed.entries.update(self._entries)
         for key, answer in self._answers.items():
             self._committed.answers.remember(key, answer)
-        self._committed.answers.forget_old(now)
+        return self._committed.answers.forget_old(now)

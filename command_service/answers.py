@@ -26,19 +26,24 @@ class Answer(Struct, frozen=True, gc=False):
     decided_at: int
 
 
-def _values(command_type: type) -> Callable[[AnyCommand], object]:
-    return attrgetter(*(field.name for field in fields(command_type) if field.name not in _NOT_WHAT_IS_ASKED))
+def _asked(command_type: type) -> tuple[tuple[str, ...], Callable[[AnyCommand], tuple[object, ...]]]:
+    names = tuple(sorted(field.name for field in fields(command_type) if field.name not in _NOT_WHAT_IS_ASKED))
+    return names, attrgetter(*names)
 
 
-_ASKED: Final = {command_type: _values(command_type) for command_type in COMMAND_TYPES}
+_ASKED: Final = {command_type: _asked(command_type) for command_type in COMMAND_TYPES}
 
 
 def fingerprint(command: AnyCommand) -> bytes:
-    """Eight bytes that two commands share if they ask for the same. It must not change between releases: the
-    fingerprints of a day are on the log."""
+    """Eight bytes that two commands share if they ask for the same.
+
+    It must not change between releases, since the fingerprints of a day are on the log. So what a command leaves out
+    is left out here as well: a new optional field changes nothing for the commands that do not have it.
+    """
     command_type = type(command)
-    asked = ascii((command_type.__name__, _ASKED[command_type](command)))
-    return blake2b(asked.encode("ascii"), digest_size=FINGERPRINT_BYTES).digest()
+    names, values = _ASKED[command_type]
+    asked = [pair for pair in zip(names, values(command), strict=True) if pair[1] is not None]
+    return blake2b(ascii((command_type.__name__, asked)).encode("ascii"), digest_size=FINGERPRINT_BYTES).digest()
 
 
 def command_key(command_id: str) -> bytes:
@@ -65,15 +70,19 @@ class Answers:
         """Keep an answer unless the command has one already: the first answer is the one that counts."""
         self._answers.setdefault(key, answer)
 
-    def forget_old(self, now: int) -> None:
-        """Drop what is beyond the capacity or the window."""
+    def forget_old(self, now: int) -> int:
+        """Drop what is beyond the window or the capacity; returns how many were dropped for want of capacity alone."""
         answers = self._answers
         horizon = now - self._window
         surplus = len(answers) - self.capacity
         old: list[bytes] = []
+        early = 0
         for key, answer in answers.items():
-            if surplus <= len(old) and answer.decided_at >= horizon:
-                break
+            if answer.decided_at >= horizon:
+                if surplus <= len(old):
+                    break
+                early += 1
             old.append(key)
         for key in old:
             del answers[key]
+        return early

@@ -18,14 +18,13 @@ from command_service.accounts import Entry, Overlay
 from command_service.answers import Answer, command_key, fingerprint
 from command_service.domain.account import Decision, decide, evolve
 from command_service.domain.refusals import Code, Rejection
+from command_service.records import Headers, headers, origin
 from schemas.codec import Codec, Undecodable
 from schemas.commands import AnyCommand, CommandReply, CommandStatus
 from schemas.events import CHAIN_START, Event, event_id
 from schemas.topics import FINGERPRINT_HEADER, REPLAYED_HEADER, Topics, event_key, partition_of
 
 _log: Final = logging.getLogger(__name__)
-
-Headers = list[tuple[str, str | bytes | None]]
 
 _CLIENTS_PARTITIONER: Final = -1
 _MAX_DETAIL: Final = 1000
@@ -88,7 +87,7 @@ class Handler:
         except Exception as error:
             # Whatever goes wrong between decoding and encoding is a defect of ours, of which the record is the
             # witness. It is kept in full, and the other accounts' commands go on.
-            _log.exception("parked %s: deciding it failed", _origin(record))
+            _log.exception("parked %s: deciding it failed", origin(record))
             self._park(record, "undecidable", f"{type(error).__name__}: {error}", outcomes)
 
     def _home(self, account_id: str, record: Message, overlay: Overlay) -> int:
@@ -102,8 +101,8 @@ class Handler:
         key, asked = command_key(command.command_id), fingerprint(command)
         earlier = overlay.answer(key)
         if earlier is not None and earlier.fingerprint == asked:
-            headers: Headers = [(FINGERPRINT_HEADER, asked), (REPLAYED_HEADER, b"1")]
-            outcomes.outgoing.append(self._reply_record(command, partition, earlier.reply, headers))
+            again: Headers = [(FINGERPRINT_HEADER, asked), (REPLAYED_HEADER, b"1")]
+            outcomes.outgoing.append(self._reply_record(command, partition, earlier.reply, again))
             outcomes.count("replayed")
             return
         entry = overlay.entry(command.account_id)
@@ -121,11 +120,14 @@ class Handler:
             # Clocks differ between instances; within an account's stream time does not run backwards.
             now = max(now, entry.recorded_at)
         decision = decide(entry.account if entry else None, command, now)
+        events: list[Outgoing] = []
         if not isinstance(decision, Rejection) and decision:
             entry, events = self._record(command, partition, entry, decision, now)
+        reply = self._encode_reply(command, entry, decision, now)
+        # Nothing can fail from here on: a command is either recorded and answered, or neither.
+        if events and entry is not None:
             overlay.put(command.account_id, entry)
             outcomes.outgoing.extend(events)
-        reply = self._encode_reply(command, entry, decision, now)
         overlay.remember(key, Answer(reply, asked, now))
         outcomes.outgoing.append(self._reply_record(command, partition, reply, [(FINGERPRINT_HEADER, asked)]))
         if isinstance(decision, Rejection):
@@ -175,20 +177,22 @@ class Handler:
             )
         )
 
-    def _reply_record(self, command: AnyCommand, partition: int, reply: bytes, headers: Headers | None) -> Outgoing:
+    def _reply_record(
+        self, command: AnyCommand, partition: int, reply: bytes, with_headers: Headers | None
+    ) -> Outgoing:
         # Replies stand on the partition of their account, so that whoever takes that partition can restore which
         # command ids were answered.
-        return Outgoing(self._topics.replies, partition, command.command_id.encode(), reply, headers)
+        return Outgoing(self._topics.replies, partition, command.command_id.encode(), reply, with_headers)
 
     def _forward(self, record: Message, home: int, outcomes: Outcomes) -> None:
         """Send a command, byte for byte, to the partition of its account, where it will be decided."""
-        outcomes.outgoing.append(Outgoing(self._topics.commands, home, record.key(), record.value(), _headers(record)))
+        outcomes.outgoing.append(Outgoing(self._topics.commands, home, record.key(), record.value(), headers(record)))
         outcomes.forwarded += 1
 
     def _park(self, record: Message, reason: str, detail: str, outcomes: Outcomes) -> None:
         """Keep a record that cannot be decided, byte for byte, with why and where it came from."""
-        headers: Headers = [
-            *_headers(record),
+        why: Headers = [
+            *headers(record),
             ("parked-reason", reason.encode()),
             ("parked-detail", detail[:_MAX_DETAIL].encode(errors="replace")),
             ("parked-topic", str(record.topic()).encode()),
@@ -196,17 +200,6 @@ class Handler:
             ("parked-offset", str(record.offset()).encode()),
             ("parked-timestamp-ms", str(record.timestamp()[1]).encode()),
         ]
-        outcomes.outgoing.append(
-            Outgoing(self._topics.parked, _CLIENTS_PARTITIONER, record.key(), record.value(), headers)
-        )
+        outcomes.outgoing.append(Outgoing(self._topics.parked, _CLIENTS_PARTITIONER, record.key(), record.value(), why))
         outcomes.parked[reason] = outcomes.parked.get(reason, 0) + 1
-        _log.warning("parked %s as %s: %s", _origin(record), reason, detail)
-
-
-def _origin(record: Message) -> str:
-    return f"{record.topic()} partition {record.partition()} offset {record.offset()}"
-
-
-def _headers(record: Message) -> Headers:
-    headers = record.headers() or []
-    return list(headers.items()) if isinstance(headers, dict) else list(headers)
+        _log.warning("parked %s as %s: %s", origin(record), reason, detail)

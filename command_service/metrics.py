@@ -23,4 +23,8 @@ ABORTED: Final = Counter("daybook_transactions_aborted_total", "Transactions giv
 REBUILT: Final = Counter("daybook_producers_rebuilt_total", "Transactional producers replaced by a new one")
 ACCOUNTS: Final = Gauge("daybook_accounts", "Accounts in memory, by partition", ["partition"])
 RESTORED: Final = Counter("daybook_restored_events_total", "Events read to restore state")
+FORGOTTEN: Final = Counter(
+    "daybook_answers_forgotten_early_total",
+    "Answers dropped before their time, since more commands came than are remembered",
+)
 EXPIRED: Final = Counter("daybook_commands_expired_total", "Commands that retention removed before they were read")

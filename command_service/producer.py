@@ -24,6 +24,7 @@ _SOCKET_TIMEOUT_MS: Final = 5_000
 _SUSPICIOUS_COMMIT_S: Final = 0.9 * _SOCKET_TIMEOUT_MS / 1000
 
 _CALL_TIMEOUT_S: Final = 10.0
+_CALL_BOUND_S: Final = 1.5 * _CALL_TIMEOUT_S
 _REPEAT_FOR_S: Final = 30.0
 """Bound of repeating one retriable call: by then the coordinator has timed the transaction out three times over."""
 
@@ -44,9 +45,12 @@ class ProducerLost(Exception):
 class TransactionalProducer:
     """Sends batches under one transactional id. Its methods block; they are called by the loop's thread alone."""
 
-    def __init__(self, connections: Connections, transactional_id: str) -> None:
+    def __init__(self, connections: Connections, transactional_id: str, stopping: threading.Event) -> None:
+        """`stopping` ends the repetition of calls that fail for the time being."""
         self._connections = connections
         self._transactional_id = transactional_id
+        self._stopping = stopping
+        self._calls = _Calls()
         self._suspect = False
         self._producer: Producer | None = None
 
@@ -55,6 +59,7 @@ class TransactionalProducer:
 
         Raises:
             KafkaException: the brokers did not let it within a minute.
+            ProducerLost: they did not even answer.
         """
         self._drop()
         producer = Producer(
@@ -68,8 +73,8 @@ class TransactionalProducer:
                 linger_ms=5,
                 batch_size=1_000_000,
                 queue_buffering_max_messages=1_000_000,
-                # Room to park what came in well compressed: brokers measure compressed batches, librdkafka records.
-                message_max_bytes=100_000_000,
+                # Room to park the largest command with its headers and ours.
+                message_max_bytes=2 * 1024 * 1024,
                 # A commit fails if a record was not delivered, so the many good reports need not be looked at.
                 delivery_report_only_error=True,
                 # Back-to-back transactions meet CONCURRENT_TRANSACTIONS, whose default back-off of 100 ms would
@@ -82,7 +87,7 @@ class TransactionalProducer:
             )
             | {"error_cb": self._on_error}
         )
-        _repeat(lambda: producer.init_transactions(_CALL_TIMEOUT_S), _INIT_FOR_S)
+        self._repeat(lambda: producer.init_transactions(_CALL_TIMEOUT_S), _INIT_FOR_S)
         self._producer, self._suspect = producer, False
 
     def transact(self, records: Iterable[Outgoing], offsets: Mapping[tuple[str, int], int], group: Any) -> None:
@@ -98,17 +103,12 @@ class TransactionalProducer:
         producer = self._trusted()
         try:
             producer.begin_transaction()
-            for record in records:
-                _produce(producer, record)
+            _produce(producer, records)
             places = [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
-            _repeat(lambda: _bounded(lambda: producer.send_offsets_to_transaction(places, group, _CALL_TIMEOUT_S)))
+            self._repeat(lambda: producer.send_offsets_to_transaction(places, group, _CALL_TIMEOUT_S))
             began = time.monotonic()
-            _repeat(lambda: producer.commit_transaction(_CALL_TIMEOUT_S))
+            self._repeat(lambda: producer.commit_transaction(_CALL_TIMEOUT_S))
             self._suspect |= time.monotonic() - began > _SUSPICIOUS_COMMIT_S
-        except _Stuck as error:
-            # The call still holds the producer, which is left to it: a purge would wait for the same locks.
-            self._producer = None
-            raise ProducerLost(str(error)) from error
         except KafkaException as error:
             raise self._given_up(producer, error) from error
 
@@ -129,13 +129,14 @@ class TransactionalProducer:
                 try:
                     self.open()
                 except KafkaException as error:
-                    raise ProducerLost(str(error)) from error
+                    raise ProducerLost(f"it could not be replaced: {error.args[0].str()}") from error
         if self._producer is None:
             raise ProducerLost("there is no producer: it was not opened, or was dropped")
         return self._producer
 
     def close(self) -> None:
         self._drop()
+        self._calls.end()
 
     def _given_up(self, producer: Producer, error: KafkaException) -> Exception:
         cause: KafkaError = error.args[0]
@@ -143,12 +144,32 @@ class TransactionalProducer:
             self._drop()
             return ProducerLost(f"{cause.name()}: {cause.str()}")
         try:
-            _repeat(lambda: producer.abort_transaction(_CALL_TIMEOUT_S))
+            self._repeat(lambda: producer.abort_transaction(_CALL_TIMEOUT_S))
         except KafkaException as abort_error:
             self._drop()
             return ProducerLost(f"{cause.str()}, and it could not be aborted: {abort_error.args[0].str()}")
         metrics.ABORTED.inc()
         return TransactionAborted(f"{cause.name()}: {cause.str()}")
+
+    def _repeat(self, call: Callable[[], None], for_s: float = _REPEAT_FOR_S) -> None:
+        """Make a call of the transactional API, and again while it says that this is the remedy and nobody stops us.
+
+        Raises:
+            KafkaException: it failed for good.
+            ProducerLost: it did not come back.
+        """
+        deadline = time.monotonic() + for_s
+        while True:
+            try:
+                if self._calls.make(call):
+                    return
+            except KafkaException as error:
+                if not error.args[0].retriable() or time.monotonic() > deadline or self._stopping.is_set():
+                    raise
+            else:
+                # The call still holds the producer, which is left to it: a purge would wait for the same locks.
+                self._producer, self._calls = None, _Calls()
+                raise ProducerLost(f"a call did not come back within {_CALL_BOUND_S:.0f} s")
 
     def _drop(self) -> None:
         if self._producer is not None:
@@ -161,54 +182,47 @@ class TransactionalProducer:
         self._suspect = True
 
 
-class _Stuck(Exception):
-    """A call did not return in spite of its time-out."""
+class _Calls:
+    """Makes calls in a thread that can be left behind, since librdkafka does not keep every time-out (issue 5456)."""
 
+    def __init__(self) -> None:
+        self._todo: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[KafkaException | None] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="transactional calls", daemon=True).start()
 
-def _bounded(call: Callable[[], None]) -> None:
-    """Make a call in a thread that can be left behind: librdkafka does not keep the time-out of this one (issue 5456).
-
-    Raises:
-        _Stuck: it has not returned well after its own time-out. Its thread waits on, and ends with the process.
-    """
-    outcome: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-
-    def run() -> None:
+    def make(self, call: Callable[[], None]) -> bool:
+        """Make a call and raise what it raises. False: it has not come back well after its own time-out; it never may,
+        and no further call can be made here."""
+        self._todo.put(call)
         try:
-            call()
-        except KafkaException as error:
-            outcome.put(error)
-        else:
-            outcome.put(None)
+            error = self._done.get(timeout=_CALL_BOUND_S)
+        except queue.Empty:
+            return False
+        if error is not None:
+            raise error
+        return True
 
-    threading.Thread(target=run, name="transactional call", daemon=True).start()
-    try:
-        error = outcome.get(timeout=1.5 * _CALL_TIMEOUT_S)
-    except queue.Empty:
-        raise _Stuck(f"sending the offsets did not return within {1.5 * _CALL_TIMEOUT_S:.0f} s") from None
-    if error is not None:
-        raise error
+    def end(self) -> None:
+        self._todo.put(None)
+
+    def _work(self) -> None:
+        while (call := self._todo.get()) is not None:
+            try:
+                call()
+            except KafkaException as error:
+                self._done.put(error)
+            else:
+                self._done.put(None)
 
 
-def _produce(producer: Producer, record: Outgoing) -> None:
-    while True:
+def _produce(producer: Producer, records: Iterable[Outgoing]) -> None:
+    left = iter(records)
+    record = next(left, None)
+    while record is not None:
         try:
-            producer.produce(record.topic, record.value, record.key, record.partition, headers=record.headers)
+            while record is not None:
+                producer.produce(record.topic, record.value, record.key, record.partition, headers=record.headers)
+                record = next(left, None)
         except BufferError:
             # The local queue is full; delivering frees it, and a failed delivery ends the transaction.
             producer.poll(_QUEUE_FULL_WAIT_S)
-        else:
-            return
-
-
-def _repeat(call: Callable[[], None], for_s: float = _REPEAT_FOR_S) -> None:
-    """Make a call of the transactional API, and again while it says that this is the remedy."""
-    deadline = time.monotonic() + for_s
-    while True:
-        try:
-            call()
-        except KafkaException as error:
-            if not error.args[0].retriable() or time.monotonic() > deadline:
-                raise
-        else:
-            return

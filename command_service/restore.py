@@ -14,6 +14,7 @@ from command_service import metrics
 from command_service.accounts import Entry, PartitionState
 from command_service.answers import Answer, Answers, command_key
 from command_service.domain.account import evolve
+from command_service.records import headers, origin
 from schemas.codec import ChainBroken, Codec, Undecodable
 from schemas.connections import Connections
 from schemas.events import CHAIN_START
@@ -28,8 +29,13 @@ _SILENCE_TIMEOUT_S: Final = 60
 """Bound of a wait without any progress. The longest honest one is for a dead owner's transaction: it is aborted
 after `transaction.timeout.ms` (10 s) and the broker's next look at timeouts (at most 10 s)."""
 
+_OFFSETS_AN_ANSWER: Final = 4
 _READ: Final = 10_000
 _READ_TIMEOUT_S: Final = 0.2
+
+
+UNREADABLE: Final = {KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError._AUTO_OFFSET_RESET}
+"""Errors after which librdkafka stays where it is: the next record is never given out."""
 
 
 class LogDamaged(Exception):
@@ -127,9 +133,9 @@ def _begin(
 
 
 def _first_reply(begin: int, end: int, recent: int, capacity: int) -> int:
-    """Where to begin with the replies: in the window of time (-1: no reply is that new), and no more than can be
-    remembered. A transaction's commit takes an offset as well, so in the worst case every other offset is a reply."""
-    return end if recent < 0 else max(begin, recent, end - 2 * capacity)
+    """Where to begin with the replies: in the window of time (-1: no reply is that new), and not for ever longer than
+    what can be remembered. The ends of transactions take offsets as well, and so do answers given again."""
+    return end if recent < 0 else max(begin, recent, end - _OFFSETS_AN_ANSWER * capacity)
 
 
 def _offsets(admin: AdminClient, places: list[TopicPartition], spec: OffsetSpec) -> dict[tuple[str, int], int]:
@@ -158,8 +164,11 @@ def _read_to(
                 where = (str(message.topic()), int(message.partition() or 0))
                 if int(message.offset() or 0) >= left.get(where, 0):
                     left.pop(where, None)
-            elif not error.retriable():
+            elif error.fatal() or error.code() in UNREADABLE:
                 raise KafkaException(error)
+            else:
+                # librdkafka goes on by itself, and the silence is bounded.
+                _log.warning("restoring: %s", error)
         if messages:
             progress_at = time.monotonic()
         elif time.monotonic() - progress_at > _SILENCE_TIMEOUT_S:
@@ -186,7 +195,7 @@ class _Reader:
             _reply(message, state.answers)
 
     def _event(self, message: Message, state: PartitionState) -> None:
-        where = f"{message.topic()} partition {message.partition()} offset {message.offset()}"
+        where = origin(message)
         try:
             account_id, sequence = parse_event_key(message.key() or b"")
             entry = state.entries.get(account_id)
@@ -212,8 +221,14 @@ class _Reader:
 
 def _reply(message: Message, answers: Answers) -> None:
     """Remember an answer. A reply without a fingerprint is not the first answer to its command id, and stands aside."""
-    headers = dict(message.headers() or [])
-    asked, value, key = headers.get(FINGERPRINT_HEADER), message.value(), message.key()
-    if isinstance(asked, bytes) and value is not None and key is not None:
-        _, timestamp_ms = message.timestamp()
-        answers.remember(command_key(key.decode()), Answer(value, asked, timestamp_ms * 1000))
+    value, key = message.value(), message.key()
+    asked = dict(headers(message)).get(FINGERPRINT_HEADER)
+    if not isinstance(asked, bytes) or value is None or key is None:
+        return
+    try:
+        command_id = command_key(key.decode())
+    except ValueError as error:
+        _log.warning("passed over %s, which is no reply: its key is not a command's UUID: %s", origin(message), error)
+        return
+    _, timestamp_ms = message.timestamp()
+    answers.remember(command_id, Answer(value, asked, timestamp_ms * 1000))

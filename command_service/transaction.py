@@ -1,13 +1,12 @@
 """THE loop: one batch of commands, one transaction.
 
-1. Take what is there: the first command is waited for, the rest is what has come meanwhile.
-2. Keep what is ours: a rebalance may have taken partitions whose messages were already fetched.
-3. Decide each command on an overlay over the committed state.
-4. In one transaction send the events, replies, parked and forwarded records, and the consumed offsets.
-5. Once the commit has returned, the overlay becomes the committed state.
+1. Take the commands that are there, of the partitions that are ours, and the group's metadata of that moment.
+2. Decide each on an overlay over the committed state.
+3. In one transaction send the events, replies, parked and forwarded records, and the consumed offsets.
+4. Once the commit has returned, the overlay becomes the committed state.
 
-When the transaction is aborted, the overlay is dropped and the batch is read again. When the producer is lost, only the
-log knows what happened: all partitions are given back and taken anew, which restores their state.
+When the transaction is aborted, the overlay is dropped and the batch is read again, in smaller parts. When the producer
+is lost, only the log knows what happened: all partitions are given back and taken anew, which restores their state.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ import time
 from collections import deque
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaException, Message
 
 from command_service import metrics
-from command_service.accounts import Overlay, PartitionState
-from command_service.answers import Answers
+from command_service.accounts import Overlay
+from command_service.assignment import Assignment
 from command_service.handler import Handler, Outcomes
 from command_service.producer import ProducerLost, TransactionAborted, TransactionalProducer
-from command_service.restore import restore
+from command_service.records import origin
 from command_service.settings import Settings
 from schemas.codec import Codec
 from schemas.commands import now_micros
@@ -34,64 +33,35 @@ from schemas.registry import RegistryUnavailable
 
 _log: Final = logging.getLogger(__name__)
 
-_IDLE_WAIT_S: Final = 0.5
-"""How long to wait for a first command: the time that a stop may go unnoticed."""
-
-_REQUEST_TIMEOUT_S: Final = 30.0
-"""Bound of one question to the brokers. The stable committed offset may wait for a dead owner's transaction (10 s)."""
-
-_REGISTRY_WAIT_S: Final = 1.0
-_REGISTRY_REMINDER_S: Final = 30.0
-
 _FAILURES: Final = 5
 _FAILURES_WITHIN_S: Final = 120.0
 """So many lost producers in so short a time are not an accident: the process ends, and says so."""
+
+_ABORTS: Final = 20
+_ABORT_WAIT_S: Final = 0.1
+"""An abort's cause may need a moment to pass, such as a rebalance or a leader's election: the wait grows by this with
+each abort in a row, so that the last of them comes after some twenty seconds."""
 
 
 class TooManyFailures(Exception):
     """Transactions fail again and again; the process ends so that somebody looks."""
 
 
-class _Interrupted(Exception):
-    """A restore is no longer wanted: the assignment changed, or the service is stopping."""
-
-
 class CommandService:
     """Decides the commands of the partitions that its consumer group gives it, until `stop`."""
 
     def __init__(self, connections: Connections, settings: Settings, codec: Codec, partitions: int) -> None:
-        self._connections = connections
         self._settings = settings
-        self._codec = codec
-        self._topic = connections.topics.commands
-        self._handler = Handler(codec, connections.topics, partitions, max_command_bytes=settings.max_command_bytes)
-        self._producer = TransactionalProducer(connections, connections.topics.transactional_id(settings.instance))
-        self._consumer = Consumer(
-            connections.kafka(
-                group_id=connections.topics.command_service_group,
-                client_id=f"daybook-command-service-{settings.instance}",
-                enable_auto_commit=False,
-                isolation_level="read_committed",
-                # Applies to a group's first start, and where retention overtook a service that was down for long.
-                auto_offset_reset="earliest",
-                # Partition i of every topic of the ledger belongs to one owner.
-                partition_assignment_strategy="range",
-                # The least that brokers allow by default: how long the accounts of a killed service wait.
-                session_timeout_ms=6_000,
-                heartbeat_interval_ms=2_000,
-                # Commands are small; after a full queue the next fetch must not wait the default second.
-                queued_min_messages=20_000,
-                fetch_queue_backoff_ms=10,
-                # A broker that is away is asked for twice a second, not twenty times.
-                reconnect_backoff_ms=500,
-                reconnect_backoff_max_ms=2_000,
-            )
-        )
         self._stopping = threading.Event()
-        self._assigned: set[int] = set()
-        self._next: dict[int, int] = {}
-        self._states: dict[int, PartitionState] = {}
+        self._handler = Handler(codec, connections.topics, partitions, max_command_bytes=settings.max_command_bytes)
+        self._assignment = Assignment(connections, settings, codec, self._stopping)
+        self._producer = TransactionalProducer(
+            connections, connections.topics.transactional_id(settings.instance), self._stopping
+        )
+        self._batch = settings.batch
+        self._aborts = 0
         self._lost_at: deque[float] = deque(maxlen=_FAILURES)
+        self._forgetting = False
 
     def stop(self) -> None:
         """Finish the transaction that is under way, then leave. May be called from a signal handler or any thread."""
@@ -101,179 +71,108 @@ class CommandService:
         """Work until `stop`. Returns after having left the group; what it raises ends the process.
 
         Raises:
-            TooManyFailures, LogDamaged, RestoreStalled, KafkaException: see there.
+            TooManyFailures, CommandsUnreadable, LogDamaged, RestoreStalled: see there.
+            KafkaException, ProducerLost: Kafka cannot be reached at the start, or not again.
         """
         try:
             self._producer.open()
-            self._subscribe()
+            self._assignment.subscribe()
             while not self._stopping.is_set():
-                if self._assigned != self._states.keys():
-                    self._restore()
-                else:
-                    self._step()
+                try:
+                    if self._assignment.restored:
+                        self._step()
+                    else:
+                        self._assignment.restore()
+                except (ProducerLost, KafkaException) as error:
+                    self._start_anew(error)
         finally:
-            self._consumer.close()
+            self._assignment.close()
             self._producer.close()
 
     def _step(self) -> None:
-        messages = self._consumer.consume(1, _IDLE_WAIT_S)
-        if messages:
-            messages += self._consumer.consume(self._settings.batch - 1, 0)
-        # Taken here and not at commit time: later metadata may belong to an assignment without these partitions, and
-        # was seen to be accepted for them.
-        group = self._consumer.consumer_group_metadata()
-        ours = [message for message in messages if self._is_ours(message)]
-        if not ours:
+        batch, group = self._assignment.take(self._batch)
+        if not batch:
             return
         now = now_micros()
         outcomes = Outcomes()
         overlays: dict[int, Overlay] = {}
         offsets: dict[int, int] = {}
         unavailable: RegistryUnavailable | None = None
-        for message in ours:
+        for message in batch:
             partition = int(message.partition() or 0)
             overlay = overlays.get(partition)
             if overlay is None:
-                overlay = overlays[partition] = Overlay(self._states[partition])
+                overlay = overlays[partition] = Overlay(self._assignment.states[partition])
             try:
                 self._handler.handle(message, overlay, now, outcomes)
             except RegistryUnavailable as error:
                 unavailable = error
                 break
             offsets[partition] = int(message.offset() or 0) + 1
-        try:
-            if offsets:
+        if offsets:
+            places = {(self._assignment.topic, partition): offset for partition, offset in offsets.items()}
+            try:
                 with metrics.TRANSACTION.time():
-                    places = {(self._topic, partition): offset for partition, offset in offsets.items()}
                     self._producer.transact(outcomes.outgoing, places, group)
-        except TransactionAborted as error:
-            _log.warning("aborted a batch of %d commands, which will be decided again: %s", len(ours), error)
-            self._rewind()
-            return
-        except ProducerLost as error:
-            self._start_anew(error)
-            return
-        self._next.update(offsets)
-        for partition, overlay in overlays.items():
-            overlay.commit(now)
-            metrics.ACCOUNTS.labels(partition).set(len(self._states[partition].entries))
-        _publish(outcomes, len(ours))
+            except TransactionAborted as error:
+                self._decide_again(batch, error)
+                return
+            self._assignment.advance(offsets)
+            self._batch, self._aborts = self._settings.batch, 0
+            for partition, overlay in overlays.items():
+                self._tell_forgotten(overlay.commit(now))
+                metrics.ACCOUNTS.labels(partition).set(len(self._assignment.states[partition].entries))
+            _publish(outcomes)
         if unavailable is not None:
-            self._await_registry(unavailable)
+            self._assignment.await_registry(unavailable)
 
-    def _is_ours(self, message: Message) -> bool:
-        error = message.error()
-        if error is not None:
-            if error.fatal():
-                raise KafkaException(error)
-            # librdkafka goes on by itself after any other error, such as a broker that is away.
-            _log.warning("consumer: %s", error)
-            return False
-        partition = int(message.partition() or 0)
-        return partition in self._states and int(message.offset() or 0) >= self._next[partition]
-
-    def _rewind(self) -> None:
-        """Read again from the first command that is not committed."""
-        try:
-            for partition, offset in self._next.items():
-                self._consumer.seek(TopicPartition(self._topic, partition, offset))
-        except KafkaException as error:
-            self._start_anew(error)
+    def _decide_again(self, batch: list[Message], error: TransactionAborted) -> None:
+        """Read an aborted batch again, in smaller parts, in case one record of it is what cannot be sent."""
+        self._aborts += 1
+        first = origin(batch[0])
+        _log.warning("aborted %d commands from %s on, to be decided again: %s", len(batch), first, error)
+        if self._aborts >= _ABORTS:
+            raise TooManyFailures(
+                f"{first}: what this command leads to could not be written in {_ABORTS} attempts, the last time for: "
+                f"{error}. Are the topics as `daybook deploy apply --check` wants them, and may this service write "
+                "to them?"
+            ) from error
+        self._batch = max(1, len(batch) // 2)
+        self._stopping.wait(_ABORT_WAIT_S * (self._aborts - 1))
+        self._assignment.rewind()
 
     def _start_anew(self, cause: Exception) -> None:
         """Give all partitions back and take them anew, with a new producer."""
         self._lost_at.append(time.monotonic())
         if len(self._lost_at) == _FAILURES and self._lost_at[-1] - self._lost_at[0] < _FAILURES_WITHIN_S:
             raise TooManyFailures(
-                f"{_FAILURES} transactions in {self._lost_at[-1] - self._lost_at[0]:.0f} s could not be finished, the "
-                f"last one by: {cause}. Is another process running as instance {self._settings.instance} "
+                f"{_FAILURES} times within {self._lost_at[-1] - self._lost_at[0]:.0f} s all had to begin anew, at "
+                f"last for: {cause}. Is another process running as instance {self._settings.instance} "
                 "(DAYBOOK_COMMAND_SERVICE_INSTANCE)? Are the brokers in order?"
             ) from cause
         _log.warning("starting anew from the log: %s", cause)
         metrics.REBUILT.inc()
-        self._consumer.unsubscribe()
-        self._drop_states()
-        self._producer.open()
-        self._subscribe()
+        self._assignment.give_back()
+        if not self._stopping.is_set():
+            self._producer.open()
+            self._assignment.subscribe()
 
-    def _await_registry(self, error: RegistryUnavailable) -> None:
-        """Wait for a registry that is down, as a member of the group, and then read again from where it was needed."""
-        _log.warning("waiting for the registry, since a command's schema is not known here: %s", error)
-        everything = [TopicPartition(self._topic, partition) for partition in self._assigned]
-        self._consumer.pause(everything)
-        self._consumer.poll(_REGISTRY_WAIT_S)
-        if self._assigned == self._states.keys():
-            self._consumer.resume([TopicPartition(self._topic, partition) for partition in self._assigned])
-            self._rewind()
-
-    def _subscribe(self) -> None:
-        self._consumer.subscribe(
-            [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
-        )
-
-    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        """Note where to go on, and hold the partitions until their state is restored."""
-        for place in consumer.committed(partitions, _REQUEST_TIMEOUT_S):
-            if place.error is not None:
-                raise KafkaException(place.error)
-            low, _ = consumer.get_watermark_offsets(place, _REQUEST_TIMEOUT_S)
-            if 0 <= place.offset < low:
-                metrics.EXPIRED.inc(low - place.offset)
-                _log.error(
-                    "%s partition %d: the commands at offsets %d to %d were removed by retention before they were read",
-                    *(self._topic, place.partition, place.offset, low - 1),
-                )
-            self._next[place.partition] = max(place.offset, low)
-        starts = [TopicPartition(self._topic, p.partition, self._next[p.partition]) for p in partitions]
-        consumer.assign(starts)
-        consumer.pause(starts)
-        self._assigned = {place.partition for place in partitions}
-        _log.info("assigned partitions %s", sorted(self._assigned))
-
-    def _on_revoke(self, _consumer: Consumer, _partitions: list[TopicPartition]) -> None:
-        # Callbacks run inside consume and poll only, so no transaction is under way.
-        if self._assigned:
-            _log.info("gave partitions %s back", sorted(self._assigned))
-        self._drop_states()
-
-    def _drop_states(self) -> None:
-        self._assigned.clear()
-        self._states.clear()
-        self._next.clear()
-        metrics.ACCOUNTS.clear()
-
-    def _restore(self) -> None:
-        wanted = frozenset(self._assigned)
-        window_ms = int(self._settings.remembered_hours * 3_600_000)
-
-        def keep_alive() -> None:
-            self._consumer.poll(0)
-            if self._stopping.is_set() or self._assigned != wanted:
-                raise _Interrupted
-
-        try:
-            self._states = restore(
-                self._connections,
-                self._codec,
-                wanted,
-                lambda: Answers(self._settings.remembered_per_partition, window_ms * 1000),
-                window_ms,
-                keep_alive,
+    def _tell_forgotten(self, early: int) -> None:
+        """Count answers that were forgotten before their time, and tell of the first."""
+        metrics.FORGOTTEN.inc(early)
+        if early and not self._forgetting:
+            self._forgetting = True
+            _log.warning(
+                "more commands come than can be remembered for %g hours: the oldest ids are forgotten sooner, and such "
+                "a command would be done again if it were sent again. "
+                "DAYBOOK_COMMAND_SERVICE_REMEMBERED_PER_PARTITION raises the limit",
+                self._settings.remembered_hours,
             )
-        except _Interrupted:
-            return
-        except RegistryUnavailable as error:
-            _log.warning("waiting for the registry before the state can be restored: %s", error)
-            self._consumer.poll(_REGISTRY_WAIT_S)
-            return
-        for partition, state in self._states.items():
-            metrics.ACCOUNTS.labels(partition).set(len(state.entries))
-        self._consumer.resume([TopicPartition(self._topic, partition) for partition in wanted])
 
 
-def _publish(outcomes: Outcomes, commands: int) -> None:
+def _publish(outcomes: Outcomes) -> None:
     """Count what is committed."""
-    metrics.BATCH.observe(commands)
+    metrics.BATCH.observe(outcomes.forwarded + sum(outcomes.answered.values()) + sum(outcomes.parked.values()))
     for (outcome, code), count in outcomes.answered.items():
         metrics.COMMANDS.labels(outcome, code).inc(count)
     for reason, count in outcomes.parked.items():

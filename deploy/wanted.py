@@ -24,7 +24,7 @@ _HOUR_MS: Final = 60 * _MINUTE_MS
 _DAY_MS: Final = 24 * _HOUR_MS
 
 _MAX_MESSAGE_BYTES: Final = 1024 * 1024
-_MAX_PARKED_BYTES: Final = 100_000_000
+_MAX_PARKED_BYTES: Final = 2 * _MAX_MESSAGE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,9 @@ _COMMANDS: Final = {
     # Anybody's clock may be wrong: by the client's time, a command could be deleted before it is read. What the client
     # says about time is in the command (`issued_at`).
     "message.timestamp.type": "LogAppendTime",
+    # A broker measures a batch as it stores it. Stored compressed, one of a few kilobytes could hold hundreds of
+    # megabytes, which the service could neither take nor park; so the limit has to meet what is inside.
+    "compression.type": "uncompressed",
 }
 # Long enough for the receiving half of a transfer to survive a service that is down over a weekend.
 _FOLLOWUPS: Final = {**_EVERY_TOPIC, **_deleted_after(7 * _DAY_MS)}
@@ -147,8 +150,7 @@ _REPLIES: Final = {**_EVERY_TOPIC, **_deleted_after(_DAY_MS)}
 _PARKED: Final = {
     **_EVERY_TOPIC,
     **_deleted_after(30 * _DAY_MS),
-    # A broker measures compressed batches, so a record of many megabytes can come in on the commands topic. It has to
-    # fit here even if it compresses worse with our codec; a broker's requests end at 100 MiB by default.
+    # The original bytes and headers, of which the largest command has none to spare, and the headers that say why.
     "max.message.bytes": str(_MAX_PARKED_BYTES),
     # The thirty days count from the parking, not from the time that the record claims.
     "message.timestamp.type": "LogAppendTime",

@@ -21,7 +21,6 @@ from importlib import resources
 from typing import Any, Final, Protocol
 
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
-from fastavro.read import SchemaResolutionError
 from fastavro.schema import SchemaParseException, fullname, to_parsing_canonical_form
 from msgspec.structs import asdict, fields
 
@@ -36,6 +35,7 @@ _MAX_SCHEMA_ID: Final = 2**31 - 1
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _EVENT_COMMON: Final = tuple(field.name for field in fields(RecordedEvent) if field.name != "event")
 _CHAIN_HASH_BYTES: Final = 32
+_PRIMITIVES: Final = {"null", "boolean", "int", "long", "float", "double", "bytes", "string"}
 
 _COMMANDS: Final[Mapping[str, type[AnyCommand]]] = {f"{COMMAND_NAMESPACE}.{t.__name__}": t for t in COMMAND_TYPES}
 _EVENTS: Final[Mapping[str, type[Event]]] = {f"{EVENT_NAMESPACE}.{t.__name__}": t for t in EVENT_TYPES}
@@ -172,12 +172,14 @@ class Codec:
         `previous` is the chain hash of the account's event before, or `CHAIN_START`.
         """
         writer = self._events[type(event)]
-        head, tail = io.BytesIO(), io.BytesIO()
-        schemaless_writer(head, writer.common, common)
-        schemaless_writer(tail, writer.own, asdict(event))
-        head_bytes, tail_bytes = head.getvalue(), tail.getvalue()
-        chain_hash = chain(previous, writer.fingerprint, head_bytes, tail_bytes)
-        return writer.header + head_bytes + chain_hash + tail_bytes, chain_hash
+        out = io.BytesIO()
+        schemaless_writer(out, writer.common, common)
+        cut = out.tell()
+        schemaless_writer(out, writer.own, asdict(event))
+        body = out.getvalue()
+        head, tail = body[:cut], body[cut:]
+        chain_hash = chain(previous, writer.fingerprint, head, tail)
+        return b"".join((writer.header, head, chain_hash, tail)), chain_hash
 
     def decode_command(self, value: bytes | None) -> AnyCommand:
         """Raises: `Undecodable`, or `RegistryUnavailable` when an unknown id could not be asked for."""
@@ -256,6 +258,10 @@ class _Reader:
             raise ValueError("it is not a record")
         self.name = fullname(schema)
         self.fingerprint = _fingerprint(schema)
+        if self.fingerprint not in _released_fingerprints() and not all(_is_flat(f["type"]) for f in schema["fields"]):
+            # Reading recurses in C, and an array of nulls may claim any length: a few bytes of a nested schema that
+            # somebody registered could end the process or hold it up for ever. Ours are flat.
+            raise ValueError(f"{self.name} is nested, and it is not one of Daybook's schemas")
         self.command = _COMMANDS.get(self.name)
         self._writer = _parsed(schema)
         known = newest().get(self.name)
@@ -285,17 +291,9 @@ class _Reader:
     def _read(self, data: io.BytesIO, writer: Schema, target: Schema | None) -> Schema:
         try:
             record: Schema = schemaless_reader(data, writer, target)  # type: ignore[assignment]
-        except (
-            SchemaResolutionError,
-            EOFError,
-            ValueError,
-            IndexError,
-            KeyError,
-            TypeError,
-            OverflowError,
-            MemoryError,
-        ) as error:
-            # What fastavro raises on bytes that were not written with this schema, or that do not resolve.
+        except Exception as error:
+            # Bytes that were not written with this schema, or that do not resolve to ours. What fastavro's compiled
+            # code raises on them is not a list that we could keep, and nothing else happens in there.
             raise Undecodable(
                 "undecodable", f"the body is not a {self.name}: {type(error).__name__} {error}"
             ) from error
@@ -341,6 +339,26 @@ def _without_logical_types(schema: Any) -> Any:
             return [_without_logical_types(branch) for branch in schema]
         case _:
             return schema
+
+
+@cache
+def _released_fingerprints() -> frozenset[bytes]:
+    return frozenset(_fingerprint(json.loads(schema.text)) for schema in released())
+
+
+def _is_flat(schema: Any) -> bool:
+    """Whether a field's schema is a primitive, an enum, a fixed, or a union of these."""
+    match schema:
+        case str():
+            return schema in _PRIMITIVES
+        case {"type": "enum" | "fixed"}:
+            return True
+        case {"type": str() as primitive}:
+            return primitive in _PRIMITIVES
+        case list():
+            return all(not isinstance(branch, list) and _is_flat(branch) for branch in schema)
+        case _:
+            return False
 
 
 def _fingerprint(schema: Schema) -> bytes:

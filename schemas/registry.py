@@ -23,6 +23,9 @@ _TIMEOUT_S: Final = 5
 """One request's bound: look-ups answer within milliseconds, and the callers decide how long to go on asking."""
 
 
+_CONFIRMED_FOR_S: Final = 1.0
+"""A registry starts more slowly than that, so one that has just been seen to know its schemas still does."""
+
 _WAIT_S: Final = 1.0
 
 _LOADS_FOR_S: Final = 20.0
@@ -47,6 +50,7 @@ class Registry:
         self._url = url.rsplit("@", 1)[-1]
         self._client = SchemaRegistryClient(config)
         self._known_subject: str | None = None
+        self._confirmed_at = -_CONFIRMED_FOR_S
 
     def close(self) -> None:
         """Close the connections. What is cached goes on being answered."""
@@ -94,9 +98,10 @@ class Registry:
         # whatever is not a clear denial counts as "could not be asked": waiting loses nothing, parking would.
         if not _denies(error):
             return RegistryUnavailable(f"the registry at {self._url} could not be asked for {what}: {error}")
-        if self._known_subject is not None:
+        if self._known_subject is not None and time.monotonic() - self._confirmed_at > _CONFIRMED_FOR_S:
             try:
                 self._client.get_versions(self._known_subject)
+                self._confirmed_at = time.monotonic()
             except Exception as doubt:
                 return RegistryUnavailable(
                     f"the registry at {self._url} denies {what}, but {self._known_subject} as well, which it knew "

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import uuid
 from collections import defaultdict
+from pathlib import Path
 from typing import Self, TypeVar
 
+import confluent_kafka
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from schemas.codec import Codec
 from schemas.commands import AnyCommand, CommandReply, Deposit, OpenAccount, Withdraw, now_micros
@@ -125,3 +129,40 @@ class Wire:
             recorded = self.codec.decode_event(message.value())
             streams[recorded.account_id].append(recorded)
         return dict(streams)
+
+
+def put_with_raw_header(connections: Connections, topic: str, partition: int, value: bytes, name: bytes) -> None:
+    """Produce a record with a header whose name is any bytes, which Kafka takes and confluent's Python API does not:
+    through the librdkafka that comes with it."""
+    package = Path(confluent_kafka.__file__).parent
+    (path,) = (package.parent / "confluent_kafka.libs").glob("librdkafka*.so*")
+    library, pointer, text = ctypes.CDLL(str(path)), ctypes.c_void_p, ctypes.c_char_p
+    for function in ("rd_kafka_conf_new", "rd_kafka_new", "rd_kafka_headers_new"):
+        getattr(library, function).restype = pointer
+    problem = ctypes.create_string_buffer(500)
+    conf = pointer(library.rd_kafka_conf_new())
+    library.rd_kafka_conf_set(conf, b"bootstrap.servers", connections.kafka_bootstrap.encode(), problem, 500)
+    producer = pointer(library.rd_kafka_new(0, conf, problem, 500))
+    assert producer, problem.value
+    headers = pointer(library.rd_kafka_headers_new(1))
+    assert library.rd_kafka_header_add(headers, name, ctypes.c_ssize_t(len(name)), b"v", ctypes.c_ssize_t(1)) == 0
+    # The tags of librdkafka's rd_kafka_vtype_t; flag 2 has it copy the value.
+    of_topic, of_partition, of_value, of_flags, of_headers, end = 1, 3, 4, 7, 10, 0
+    failed = library.rd_kafka_producev(
+        *(producer, of_topic, text(topic.encode()), of_partition, ctypes.c_int32(partition)),
+        *(of_value, text(value), ctypes.c_size_t(len(value)), of_flags, ctypes.c_int(2)),
+        *(of_headers, headers, end),
+    )
+    assert failed == 0
+    assert library.rd_kafka_flush(producer, 10_000) == 0
+    library.rd_kafka_destroy(producer)
+
+
+def configure(admin: AdminClient, topic: str, settings: dict[str, str]) -> None:
+    """Change settings of a topic."""
+    entries = [
+        ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in settings.items()
+    ]
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+    for answer in admin.incremental_alter_configs([resource]).values():
+        answer.result()

@@ -7,15 +7,15 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from deploy.stack.stack import Stack
 from schemas.connections import Connections
-from schemas.topics import event_key, partition_of
+from schemas.topics import FINGERPRINT_HEADER, event_key, partition_of
 from tests.conftest import PARTITIONS
 from tests.processes import Process, environment, until
-from tests.wire import Wire, deposit, opening, read_all, withdrawal
+from tests.wire import Wire, configure, deposit, opening, put_with_raw_header, read_all, withdrawal
 
 pytestmark = pytest.mark.faults
 
@@ -236,3 +236,67 @@ def test_commands_that_retention_removed_unread_are_counted_and_told(wire: Wire,
 
     assert wire.decide(deposit(account, 1))[0].accepted
     service.said("removed by retention before they were read")
+
+
+def test_a_command_whose_outcome_cannot_be_written_is_named_and_those_before_it_are_done(
+    wire: Wire, start: Callable[..., Process]
+) -> None:
+    """Here a parked topic that takes only small records, against what is deployed: a permanent cause of aborts."""
+    service = start("command_service", env=environment(wire.connections))
+    account, small = "W-1", {"max.message.bytes": "300"}
+    service.said("restored ")
+    with AdminClient(wire.connections.kafka()) as admin:
+        configure(admin, wire.topics.parked, small)
+    home = partition_of(account, PARTITIONS)
+    before = [opening(account), *(deposit(account, 1) for _ in range(20))]
+    wire.send(*before)
+    wire.put(b"rubbish" * 100, key=account.encode(), partition=home)
+    wire.flush()
+
+    assert service.wait(90) == 1
+
+    offset = [m.offset() for m in read_all(wire.connections, wire.topics.commands) if m.value()[:7] == b"rubbish"]
+    assert f"{wire.topics.commands} partition {home} offset {offset[0]}: what this command leads to" in service.output
+    assert all(reply.accepted for reply in wire.await_replies(*before))
+
+
+def test_a_committed_offset_beyond_the_logs_end_is_told_and_nothing_is_passed_over(
+    wire: Wire, start: Callable[..., Process]
+) -> None:
+    service = start("command_service", env=environment(wire.connections))
+    account = "O-1"
+    wire.decide(opening(account))
+    service.stop()
+    home = partition_of(account, PARTITIONS)
+    moved = [TopicPartition(wire.topics.commands, home, 1_000)]
+    with AdminClient(wire.connections.kafka()) as admin:
+        group = ConsumerGroupTopicPartitions(wire.topics.command_service_group, moved)
+        for answer in admin.alter_consumer_group_offsets([group]).values():
+            answer.result()
+
+    service.start()
+
+    assert service.wait() == 1
+    assert f"partition {home}: offset 1000 is committed, but the log ends at 1." in service.output
+
+
+def test_what_is_not_a_reply_on_the_replies_topic_does_not_stop_a_restore(
+    wire: Wire, start: Callable[..., Process]
+) -> None:
+    service = start("command_service", env=environment(wire.connections))
+    account = "J-1"
+    paid = deposit(account, 5)
+    wire.decide(opening(account), paid)
+    service.stop()
+    producer = Producer(wire.connections.kafka())
+    value = read_all(wire.connections, wire.topics.replies)[0].value()
+    producer.produce(wire.topics.replies, value, b"not a UUID", 0, headers=[(FINGERPRINT_HEADER, b"12345678")])
+    assert producer.flush(30) == 0
+    put_with_raw_header(wire.connections, wire.topics.replies, 0, value, b"\xff")
+
+    service.start()
+    wire.send(paid)
+
+    (reply,) = wire.decide(deposit(account, 7))
+    assert reply.sequence == 3
+    service.said("which is no reply")

@@ -6,18 +6,12 @@ from collections.abc import Callable
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import (
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    ResourceType,
-)
+from confluent_kafka.admin import AdminClient
 
 from schemas.connections import Connections
 from tests.conftest import PARTITIONS
 from tests.processes import Process, environment, until
-from tests.wire import Wire, deposit, opening, read_all
+from tests.wire import Wire, configure, deposit, opening, read_all
 
 pytestmark = pytest.mark.faults
 
@@ -28,7 +22,7 @@ def test_the_log_cleaner_removes_no_event(deployed: Connections, start: Callable
     accounts = [f"C-{n}" for n in range(12)]
     events = deployed.topics.events
     with Wire(deployed, PARTITIONS) as wire, AdminClient(deployed.kafka()) as admin:
-        _configure(
+        configure(
             admin, events, {"segment.ms": "100", "min.cleanable.dirty.ratio": "0.001", "max.compaction.lag.ms": "1"}
         )
         for _ in range(5):
@@ -74,12 +68,3 @@ class _Canary:
             for m in read_all(self._connections, self._connections.topics.events)
             if m.key() == self.KEY
         )
-
-
-def _configure(admin: AdminClient, topic: str, settings: dict[str, str]) -> None:
-    entries = [
-        ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in settings.items()
-    ]
-    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
-    for answer in admin.incremental_alter_configs([resource]).values():
-        answer.result()

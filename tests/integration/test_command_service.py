@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from fastavro import parse_schema, schemaless_writer
@@ -24,7 +24,7 @@ from schemas.events import CHAIN_START, AccountCreated, MoneyDeposited, MoneyRef
 from schemas.topics import FINGERPRINT_HEADER, REPLAYED_HEADER, partition_of, subject
 from tests.conftest import PARTITIONS, Ledger
 from tests.processes import Process, environment, until
-from tests.wire import Wire, deposit, make, opening, read_all, withdrawal
+from tests.wire import Wire, deposit, make, opening, put_with_raw_header, read_all, withdrawal
 
 
 @pytest.fixture
@@ -199,17 +199,45 @@ def test_poison_is_parked_byte_for_byte_with_reason_and_origin_and_the_rest_goes
         assert int(headers["parked-timestamp-ms"]) == original.timestamp()[1]
 
 
-def test_a_huge_record_that_came_in_compressed_is_parked_whole(wire: Wire, account: str) -> None:
-    """Brokers measure compressed batches: 30 MB of zeros are a small batch to them."""
-    home, value = partition_of(account, PARTITIONS), bytes(30_000_000)
-    sender = Producer(wire.connections.kafka(compression_type="zstd", message_max_bytes=100_000_000))
-    sender.produce(wire.topics.commands, value, account.encode(), home)
+@pytest.mark.parametrize("compression", ["zstd", "gzip", "lz4"])
+def test_a_record_that_is_huge_once_unpacked_is_refused_to_its_sender(wire: Wire, compression: str) -> None:
+    """Brokers measure batches as they store them, and commands are stored uncompressed."""
+    failed: list[KafkaError | None] = []
+    sender = Producer(wire.connections.kafka(compression_type=compression, message_max_bytes=100_000_000))
+    sender.produce(wire.topics.commands, bytes(30_000_000), b"k", 0, on_delivery=lambda error, _: failed.append(error))
     assert sender.flush(30) == 0
+
+    (error,) = failed
+    assert error is not None
+    assert error.code() == KafkaError.MSG_SIZE_TOO_LARGE
+
+
+def test_a_header_whose_name_is_not_utf_8_does_not_stop_anything(wire: Wire, account: str) -> None:
+    home = partition_of(account, PARTITIONS)
+    put_with_raw_header(wire.connections, wire.topics.commands, home, b"rubbish " + account.encode(), b"\xff\xfe")
+
+    assert wire.decide(opening(account))[0].accepted
+
+    (parked,) = [m for m in wire.parked() if m.value() == b"rubbish " + account.encode()]
+    headers = dict(parked.headers())
+    assert headers["parked-reason"] == b"undecodable"
+    assert "unreadable-headers" in headers
+
+
+def test_a_nested_schema_that_somebody_registered_is_not_read_with(wire: Wire, account: str) -> None:
+    """Reading recurses in C: ten thousands of nested records in as many bytes would end the process."""
+    nested = json.loads(newest()[record_name(Deposit)].text)
+    nested["fields"].append({"name": "more", "type": ["null", "daybook.account.command.Deposit"], "default": None})
+    with SchemaRegistryClient({"url": wire.connections.registry_url}) as registry:
+        schema_id = registry.register_schema(f"{wire.topics.commands}-nested", Schema(json.dumps(nested), "AVRO"))
+    value = b"\x00" + schema_id.to_bytes(4, "big") + b"\x02" * 60_000
+    wire.put(value, key=account.encode(), partition=partition_of(account, PARTITIONS))
+    wire.flush()
 
     assert wire.decide(opening(account))[0].accepted
 
     (parked,) = [m for m in wire.parked() if m.key() == account.encode()]
-    assert dict(parked.headers())["parked-reason"] == b"oversize"
+    assert dict(parked.headers())["parked-reason"] == b"unreadable_schema"
     assert parked.value() == value
 
 

@@ -1,0 +1,224 @@
+"""What is ours: the partitions that the group gave this instance, their restored states, and where to go on.
+
+The consumer is used here alone. The group's callbacks run inside its `consume` and `poll`, so that no transaction is
+ever under way when partitions come or go.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any, Final
+
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+
+from command_service import metrics
+from command_service.accounts import PartitionState
+from command_service.answers import Answers
+from command_service.records import origin
+from command_service.restore import UNREADABLE, restore
+from command_service.settings import Settings
+from schemas.codec import Codec
+from schemas.connections import Connections
+from schemas.registry import RegistryUnavailable
+
+_log: Final = logging.getLogger(__name__)
+
+_IDLE_WAIT_S: Final = 0.5
+"""How long to wait for a first command: the time that a stop may go unnoticed."""
+
+_REQUEST_TIMEOUT_S: Final = 30.0
+"""Bound of one question to the brokers. The stable committed offset may wait for a dead owner's transaction (10 s)."""
+
+_REGISTRY_WAIT_S: Final = 1.0
+
+
+class CommandsUnreadable(Exception):
+    """The consumer cannot go on: what comes next on the commands topic is not given out."""
+
+
+class _Interrupted(Exception):
+    """A restore is no longer wanted: the assignment changed, or the service is stopping."""
+
+
+class Assignment:
+    """The consuming side of a command service. All methods are called by the loop's thread."""
+
+    def __init__(self, connections: Connections, settings: Settings, codec: Codec, stopping: threading.Event) -> None:
+        self._connections = connections
+        self._settings = settings
+        self._codec = codec
+        self._stopping = stopping
+        self.topic = connections.topics.commands
+        self.states: dict[int, PartitionState] = {}
+        """The committed state of each partition that commands are taken from."""
+        self._assigned: set[int] = set()
+        self._next: dict[int, int] = {}
+        self._consumer = Consumer(
+            connections.kafka(
+                group_id=connections.topics.command_service_group,
+                client_id=f"daybook-command-service-{settings.instance}",
+                enable_auto_commit=False,
+                isolation_level="read_committed",
+                # Applies to a group's first start, and where retention overtook a service that was down for long.
+                auto_offset_reset="earliest",
+                # Partition i of every topic of the ledger belongs to one owner.
+                partition_assignment_strategy="range",
+                # The least that brokers allow by default: how long the accounts of a killed service wait.
+                session_timeout_ms=6_000,
+                heartbeat_interval_ms=2_000,
+                # Commands are small; after a full queue the next fetch must not wait the default second.
+                queued_min_messages=20_000,
+                fetch_queue_backoff_ms=10,
+                # A broker that is away is asked for twice a second, not twenty times.
+                reconnect_backoff_ms=500,
+                reconnect_backoff_max_ms=2_000,
+            )
+        )
+
+    @property
+    def restored(self) -> bool:
+        """Whether every partition that was assigned has its state."""
+        return self._assigned == self.states.keys()
+
+    def subscribe(self) -> None:
+        """Ask the group for partitions; they come inside `take` or `restore`."""
+        self._consumer.subscribe(
+            [self.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+        )
+
+    def give_back(self) -> None:
+        """Give all partitions back to the group and drop their states."""
+        self._consumer.unsubscribe()
+        self._drop()
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._consumer.close()
+
+    def take(self, most: int) -> tuple[list[Message], Any]:
+        """The commands that are there, at most so many, and the group's metadata of that moment.
+
+        The first is waited for a little, the others are what has come meanwhile: a lone command is not held up, and
+        under load batches grow. Messages that were fetched from partitions which are no longer ours are left out.
+
+        Raises:
+            CommandsUnreadable: the next record cannot be had.
+        """
+        messages = self._consumer.consume(1, _IDLE_WAIT_S)
+        if messages:
+            messages += self._consumer.consume(most - 1, 0)
+        # Taken here and not at commit time: later metadata may belong to an assignment without these partitions, and
+        # was seen to be accepted for them.
+        group = self._consumer.consumer_group_metadata()
+        return [message for message in messages if self._is_ours(message)], group
+
+    def advance(self, offsets: dict[int, int]) -> None:
+        """Note that the commands before these offsets are committed."""
+        self._next.update(offsets)
+
+    def rewind(self) -> None:
+        """Read again from the first command that is not committed. Raises `KafkaException` where that cannot be."""
+        for partition, offset in self._next.items():
+            self._consumer.seek(TopicPartition(self.topic, partition, offset))
+
+    def await_registry(self, error: RegistryUnavailable) -> None:
+        """Wait a second for a registry that is down, as a member of the group, and rewind."""
+        _log.warning("waiting for the registry, since a command's schema is not known here: %s", error)
+        self._consumer.pause([TopicPartition(self.topic, partition) for partition in self._assigned])
+        self._consumer.poll(_REGISTRY_WAIT_S)
+        if self.restored:
+            self._consumer.resume([TopicPartition(self.topic, partition) for partition in self._assigned])
+            self.rewind()
+
+    def restore(self) -> None:
+        """Restore the states of the assigned partitions, and begin to take their commands.
+
+        Returns without having done so if the assignment changed meanwhile, the service is stopping, or the registry
+        is down; `restored` tells.
+
+        Raises:
+            LogDamaged, RestoreStalled, KafkaException: see `command_service.restore`.
+        """
+        wanted = frozenset(self._assigned)
+        window_ms = int(self._settings.remembered_hours * 3_600_000)
+
+        def keep_alive() -> None:
+            self._consumer.poll(0)
+            if self._stopping.is_set() or self._assigned != wanted:
+                raise _Interrupted
+
+        try:
+            self.states = restore(
+                self._connections,
+                self._codec,
+                wanted,
+                lambda: Answers(self._settings.remembered_per_partition, window_ms * 1000),
+                window_ms,
+                keep_alive,
+            )
+        except _Interrupted:
+            return
+        except RegistryUnavailable as error:
+            _log.warning("waiting for the registry before the state can be restored: %s", error)
+            self._consumer.poll(_REGISTRY_WAIT_S)
+            return
+        for partition, state in self.states.items():
+            metrics.ACCOUNTS.labels(partition).set(len(state.entries))
+        self._consumer.resume([TopicPartition(self.topic, partition) for partition in wanted])
+
+    def _is_ours(self, message: Message) -> bool:
+        error = message.error()
+        if error is not None:
+            if error.fatal() or error.code() in UNREADABLE:
+                raise CommandsUnreadable(
+                    f"{origin(message)}: {error}. No record "
+                    "from there on can be had. Once it is known what stands there, move the group "
+                    f"{self._connections.topics.command_service_group} past it with kafka-consumer-groups.sh"
+                )
+            # librdkafka goes on by itself after any other error, such as a broker that is away.
+            _log.warning("consumer: %s", error)
+            return False
+        partition = int(message.partition() or 0)
+        return partition in self.states and int(message.offset() or 0) >= self._next[partition]
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Note where to go on, and hold the partitions until their state is restored."""
+        for place in consumer.committed(partitions, _REQUEST_TIMEOUT_S):
+            if place.error is not None:
+                raise KafkaException(place.error)
+            self._next[place.partition] = self._begin(consumer, place)
+        starts = [TopicPartition(self.topic, p.partition, self._next[p.partition]) for p in partitions]
+        consumer.assign(starts)
+        consumer.pause(starts)
+        self._assigned = {place.partition for place in partitions}
+        _log.info("assigned partitions %s", sorted(self._assigned))
+
+    def _begin(self, consumer: Consumer, committed: TopicPartition) -> int:
+        """Where to go on, given the stable committed offset (negative: there is none)."""
+        # For a read-committed consumer the second is the last stable offset, which no committed offset is behind.
+        low, end = consumer.get_watermark_offsets(committed, _REQUEST_TIMEOUT_S)
+        if committed.offset > end:
+            raise CommandsUnreadable(
+                f"{self.topic} partition {committed.partition}: offset {committed.offset} is committed, but the log "
+                f"ends at {end}. Commands were lost with a broker, or the offsets of the group "
+                f"{self._connections.topics.command_service_group} were moved: set them with kafka-consumer-groups.sh"
+            )
+        if 0 <= committed.offset < low:
+            metrics.EXPIRED.inc(low - committed.offset)
+            _log.error(
+                "%s partition %d: the commands at offsets %d to %d were removed by retention before they were read",
+                *(self.topic, committed.partition, committed.offset, low - 1),
+            )
+        return max(committed.offset, low)
+
+    def _on_revoke(self, _consumer: Consumer, _partitions: list[TopicPartition]) -> None:
+        if self._assigned:
+            _log.info("gave partitions %s back", sorted(self._assigned))
+        self._drop()
+
+    def _drop(self) -> None:
+        self._assigned.clear()
+        self.states.clear()
+        self._next.clear()
+        metrics.ACCOUNTS.clear()

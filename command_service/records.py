@@ -1,0 +1,28 @@
+"""What is said of a record wherever it turns up: its place, and its headers."""
+
+from __future__ import annotations
+
+from operator import methodcaller
+from typing import Final
+
+from confluent_kafka import Message
+
+Headers = list[tuple[str, str | bytes | None]]
+
+# Kafka takes any bytes for a name, the client library only UTF-8: for others it returns with an exception set, which a
+# plain call may let pass until it surfaces in whatever is called next. A call through `methodcaller` is always checked.
+_read_headers: Final = methodcaller("headers")
+
+
+def origin(record: Message) -> str:
+    """Topic, partition and offset in words."""
+    return f"{record.topic()} partition {record.partition()} offset {record.offset()}"
+
+
+def headers(record: Message) -> Headers:
+    """A record's headers; in place of those whose names cannot be read, one that says so."""
+    try:
+        found = _read_headers(record) or []
+    except (SystemError, UnicodeDecodeError):
+        return [("unreadable-headers", b"names are not UTF-8")]
+    return list(found.items()) if isinstance(found, dict) else list(found)

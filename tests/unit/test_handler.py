@@ -1,0 +1,119 @@
+"""One command's way, without servers: what is collected for the transaction, and what an abort leaves behind."""
+
+from __future__ import annotations
+
+import pytest
+from confluent_kafka import Message
+
+from command_service import handler as handling
+from command_service.accounts import Overlay, PartitionState
+from command_service.answers import Answers
+from command_service.handler import Handler, Outcomes, Outgoing
+from schemas.codec import Codec
+from schemas.commands import AnyCommand
+from schemas.topics import Topics, partition_of
+from tests.unit.memory_registry import MemoryRegistry
+from tests.wire import deposit, opening, withdrawal
+
+PARTITIONS = 4
+TOPICS = Topics()
+NOW = 1_800_000_000_000_000
+HOME = partition_of("A-1", PARTITIONS)
+
+
+@pytest.fixture
+def codec() -> Codec:
+    codec = Codec(MemoryRegistry.deployed(TOPICS))
+    codec.look_up_commands(TOPICS.commands)
+    codec.look_up_events(TOPICS.events)
+    codec.look_up_replies(TOPICS.replies)
+    return codec
+
+
+@pytest.fixture
+def handler(codec: Codec) -> Handler:
+    return Handler(codec, TOPICS, PARTITIONS, max_command_bytes=2_000)
+
+
+@pytest.fixture
+def state() -> PartitionState:
+    return PartitionState(Answers(capacity=100, window=3_600_000_000))
+
+
+def record(codec: Codec, command: AnyCommand, partition: int = HOME) -> Message:
+    value = codec.encode_command(command)
+    return Message(topic=TOPICS.commands, partition=partition, offset=7, key=b"A-1", value=value)
+
+
+def sent_to(outcomes: Outcomes, topic: str) -> list[Outgoing]:
+    return [outgoing for outgoing in outcomes.outgoing if outgoing.topic == topic]
+
+
+def test_a_batch_that_is_decided_again_after_an_abort_leads_to_the_same_events_but_for_the_time(
+    codec: Codec, handler: Handler, state: PartitionState
+) -> None:
+    batch = [record(codec, command) for command in (opening("A-1"), deposit("A-1", 5), withdrawal("A-1", 3))]
+    attempts = []
+    for now in (NOW, NOW + 1):
+        overlay, outcomes = Overlay(state), Outcomes()
+        for one in batch:
+            handler.handle(one, overlay, now, outcomes)
+        attempts.append((overlay, outcomes))
+
+    assert not state.entries, "an overlay that is not committed changes nothing"
+    first, second = (
+        [codec.decode_event(o.value) for o in sent_to(outcomes, TOPICS.events)] for _, outcomes in attempts
+    )
+    assert [e.event for e in first] == [e.event for e in second]
+    assert [e.command_id for e in first] == [e.command_id for e in second]
+
+    attempts[1][0].commit(NOW)
+
+    assert state.entries["A-1"].account.balance_minor == 2
+    assert len(state.answers) == 3
+
+
+def test_time_does_not_run_backwards_within_an_account(codec: Codec, handler: Handler, state: PartitionState) -> None:
+    overlay, outcomes = Overlay(state), Outcomes()
+    handler.handle(record(codec, opening("A-1")), overlay, NOW, outcomes)
+    handler.handle(record(codec, deposit("A-1", 5)), overlay, NOW - 60_000_000, outcomes)
+
+    recorded = [codec.decode_event(o.value).recorded_at for o in sent_to(outcomes, TOPICS.events)]
+    assert recorded == [NOW, NOW]
+
+
+def test_an_account_that_lives_elsewhere_is_forwarded_and_not_decided(
+    codec: Codec, handler: Handler, state: PartitionState
+) -> None:
+    overlay, outcomes = Overlay(state), Outcomes()
+    stray = record(codec, opening("A-1"), partition=(HOME + 1) % PARTITIONS)
+
+    handler.handle(stray, overlay, NOW, outcomes)
+
+    (forwarded,) = outcomes.outgoing
+    assert (forwarded.topic, forwarded.partition, forwarded.value) == (TOPICS.commands, HOME, stray.value())
+    assert (outcomes.forwarded, overlay.entry("A-1")) == (1, None)
+
+
+def test_a_record_that_makes_us_fail_is_parked_whole_and_changes_nothing(
+    codec: Codec, handler: Handler, state: PartitionState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A defect of ours, planted: the record is its witness, and the next command is decided."""
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("planted")
+
+    overlay, outcomes = Overlay(state), Outcomes()
+    poison = record(codec, opening("A-1"))
+    with monkeypatch.context() as patched:
+        patched.setattr(handling, "decide", fail)
+        handler.handle(poison, overlay, NOW, outcomes)
+    (parked,) = outcomes.outgoing
+    assert (parked.topic, parked.key, parked.value) == (TOPICS.parked, poison.key(), poison.value())
+    assert dict(parked.headers or [])["parked-reason"] == b"undecidable"
+    assert b"planted" in dict(parked.headers or [])["parked-detail"]
+    assert overlay.entry("A-1") is None
+
+    handler.handle(record(codec, opening("A-1")), overlay, NOW, outcomes)
+
+    assert outcomes.answered == {("accepted", ""): 1}
