@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from hashlib import blake2b
-from operator import attrgetter
 from typing import Final
 
 from msgspec import Struct
-from msgspec.structs import fields
+from msgspec.msgpack import Encoder
+from msgspec.structs import replace
 
-from schemas.commands import COMMAND_TYPES, AnyCommand
+from schemas.commands import AnyCommand
 
 FINGERPRINT_BYTES: Final = 8
 
-# A client that sends a command again may stamp it anew and trace it anew; it still asks for the same thing.
-_NOT_WHAT_IS_ASKED: Final = {"command_id", "issued_at", "correlation_id"}
+_pack: Final = Encoder().encode
 
 
 class Answer(Struct, frozen=True, gc=False):
@@ -26,24 +24,16 @@ class Answer(Struct, frozen=True, gc=False):
     decided_at: int
 
 
-def _asked(command_type: type) -> tuple[tuple[str, ...], Callable[[AnyCommand], tuple[object, ...]]]:
-    names = tuple(sorted(field.name for field in fields(command_type) if field.name not in _NOT_WHAT_IS_ASKED))
-    return names, attrgetter(*names)
-
-
-_ASKED: Final = {command_type: _asked(command_type) for command_type in COMMAND_TYPES}
-
-
 def fingerprint(command: AnyCommand) -> bytes:
     """Eight bytes that two commands share if they ask for the same.
 
-    It must not change between releases, since the fingerprints of a day are on the log. So what a command leaves out
-    is left out here as well: a new optional field changes nothing for the commands that do not have it.
+    A client that sends a command again may stamp it anew and trace it anew; it still asks for the same thing. What is
+    hashed is the command's type and a MessagePack map of the fields in which it differs from their defaults. That must
+    not change between releases, since the fingerprints of a day are on the log; an optional field that a new version
+    adds changes nothing for the commands that do not have it.
     """
-    command_type = type(command)
-    names, values = _ASKED[command_type]
-    asked = [pair for pair in zip(names, values(command), strict=True) if pair[1] is not None]
-    return blake2b(ascii((command_type.__name__, asked)).encode("ascii"), digest_size=FINGERPRINT_BYTES).digest()
+    asked = replace(command, command_id="", issued_at=0, correlation_id=None)
+    return blake2b(type(command).__name__.encode() + _pack(asked), digest_size=FINGERPRINT_BYTES).digest()
 
 
 def command_key(command_id: str) -> bytes:

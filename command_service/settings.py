@@ -17,7 +17,7 @@ class Settings(EnvironmentSettings):
     """The stable ordinal of this instance. A restarted instance fences what its predecessor left open; two that run at
     once must differ, or they fence each other."""
 
-    batch: int = Field(2_000, ge=1, le=100_000)
+    batch: int = Field(5_000, ge=1, le=100_000)
     """The most commands in one transaction. A batch is what is there, so a lone command does not wait for others."""
 
     max_command_bytes: int = Field(64 * 1024, ge=1024, le=1024 * 1024)

@@ -20,7 +20,7 @@ def now_micros() -> int:
     return time.time_ns() // 1000
 
 
-class Command(Struct, frozen=True, kw_only=True, gc=False):
+class Command(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """What every command says: which account, who asks, when, and under which identity.
 
     `command_id` is a UUID in its usual text form. Sending a command again under the same id is always safe: the

@@ -124,5 +124,7 @@ def event_id(command_id: str, index: int, recorded_at: int) -> str:
     """
     stamp = f"{recorded_at // 1000:012x}"
     tail = command_id[19:].lower()
-    variant = "89ab"[int(tail[0], 16) & 0b11]
-    return f"{stamp[:8]}-{stamp[8:]}-7{index:03x}-{variant}{tail[1:]}"
+    if tail[0] not in "89ab":
+        # Not of RFC 9562's variant, which an event's id has to be.
+        tail = "89ab"[int(tail[0], 16) & 0b11] + tail[1:]
+    return f"{stamp[:8]}-{stamp[8:]}-7{index:03x}-{tail}"
