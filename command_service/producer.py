@@ -187,7 +187,7 @@ class _Calls:
 
     def __init__(self) -> None:
         self._todo: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[KafkaException | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
         threading.Thread(target=self._work, name="transactional calls", daemon=True).start()
 
     def make(self, call: Callable[[], None]) -> bool:
@@ -209,10 +209,12 @@ class _Calls:
         while (call := self._todo.get()) is not None:
             try:
                 call()
-            except KafkaException as error:
+            except Exception as error:
                 self._done.put(error)
             else:
                 self._done.put(None)
+            # It holds the producer, which would outlive its being dropped while this thread waits.
+            del call
 
 
 def _produce(producer: Producer, records: Iterable[Outgoing]) -> None:
