@@ -4,7 +4,7 @@
 --
 -- KEYS[1] is the checkpoint's hash, KEYS[2..n] are the `balance:<account id>` hashes of a batch.
 -- ARGV[1] names the log, ARGV[2] the partition, ARGV[3] the checkpoint that the batch builds on, ARGV[4] the one to
--- store when all is applied. Then, for each account: the sequences of its first and its newest event in the batch, the
+-- store with its effects. Then, for each account: the sequences of its first and its newest event in the batch, the
 -- time of the newest, and the balance, currency and status that the events set. An empty argument stands for none.
 --
 -- Lua's numbers are doubles. So balances, times and offsets stay the strings they come as and are compared for
@@ -67,7 +67,7 @@ local function apply_balances(keys, args)
     end
     at = at + ARGUMENTS_PER_ACCOUNT
   end
-  if next_offset ~= '' and next_offset ~= base then
+  if next_offset ~= base then
     redis.call('HSET', keys[1], 'log', log, partition, next_offset)
   end
   return {'applied'}

@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
-from itertools import islice
 from typing import Any, Final, assert_never
 
 from redis import Redis, exceptions
@@ -92,32 +91,34 @@ class BalancesProjector:
         log, offset = self._ask(lambda: self._redis.hmget(CHECKPOINT_KEY, ["log", str(partition)]))
         if log is not None and log.decode() != self._log:
             raise self._foreign(log.decode())
+        if offset is not None and not offset.isdigit():
+            raise CannotProject(
+                f"Redis has {offset!r} as the checkpoint of partition {partition} in {CHECKPOINT_KEY}, which is no "
+                "offset: somebody else wrote it. Deleting the key has the model replayed from the log's start"
+            )
         return None if offset is None else int(offset)
 
     def apply(self, batch: Batch) -> None:
-        changes = iter(collapse(batch).items())
-        base = "" if batch.base is None else str(batch.base)
-        chunk = list(islice(changes, self._accounts_per_call))
-        while True:
-            following = list(islice(changes, self._accounts_per_call))
-            # Only the last call stores the checkpoint, so that a crash in between costs no more than doing it again.
-            next_offset = "" if following else str(batch.next_offset)
-            self._apply(batch, chunk, [self._log, str(batch.partition), base, next_offset])
-            if not following:
-                return
-            chunk = following
+        # Each call has its own checkpoint. If only the last had one, a server that forgot what the calls before it did
+        # (restarted, or replaced by a replica that lags) would store it all the same.
+        for part in cut(batch, self._accounts_per_call):
+            self._apply(part)
 
-    def _apply(self, batch: Batch, chunk: list[tuple[str, Change]], head: list[str]) -> None:
-        keys = [CHECKPOINT_KEY, *(f"balance:{account_id}" for account_id, _ in chunk)]
-        arguments = [argument for _, change in chunk for argument in _arguments(change)]
-        verdict, *details = self._ask(lambda: self._call(keys, [*head, *arguments]))
+    def _apply(self, batch: Batch) -> None:
+        changes = collapse(batch)
+        base = "" if batch.base is None else str(batch.base)
+        keys = [CHECKPOINT_KEY, *(f"balance:{account_id}" for account_id in changes)]
+        arguments: list[int | str] = [self._log, str(batch.partition), base, str(batch.next_offset)]
+        for change in changes.values():
+            arguments += _arguments(change)
+        verdict, *details = self._ask(lambda: self._call(keys, arguments))
         match verdict:
             case b"applied":
                 return
             case b"moved":
                 stands = details[0].decode() or "no checkpoint"
                 raise CheckpointMoved(
-                    f"Redis has {stands} for partition {batch.partition} of balances, where {head[2] or 'none'} was "
+                    f"Redis has {stands} for partition {batch.partition} of balances, where {base or 'none'} was "
                     "expected: it was wiped or restored, or another projector wrote"
                 )
             case b"foreign":
@@ -165,6 +166,22 @@ class BalancesProjector:
             "topic, topic id). Use another database in DAYBOOK_REDIS_URL or, if these balances are of no use any more, "
             "empty this one with FLUSHDB"
         )
+
+
+def cut(batch: Batch, accounts: int) -> Iterator[Batch]:
+    """Consecutive batches of at most so many accounts each, which one after the other are this one."""
+    base, start = batch.base, 0
+    seen: set[str] = set()
+    for i, recorded in enumerate(batch.events):
+        if recorded.account_id in seen:
+            continue
+        if len(seen) == accounts:
+            next_offset = batch.offsets[i - 1] + 1
+            yield Batch(batch.partition, base, batch.events[start:i], batch.offsets[start:i], next_offset)
+            base, start = next_offset, i
+            seen.clear()
+        seen.add(recorded.account_id)
+    yield Batch(batch.partition, base, batch.events[start:], batch.offsets[start:], batch.next_offset)
 
 
 def collapse(batch: Batch) -> Mapping[str, Change]:

@@ -7,6 +7,7 @@ conf/ data/ logs/   one entry per server
 run/         the supervisor's record, its control socket, temporary files
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -112,30 +113,38 @@ class Folder:
     @contextmanager
     def locked(self, waiting: Callable[[], None]) -> Iterator[None]:
         """Hold the folder against other `up`, `down` and `reset`; calls `waiting` once if it must wait."""
-        self.root.mkdir(parents=True, exist_ok=True)
         path = self.root / "lock"
         deadline = time.monotonic() + LOCK_TIMEOUT_S
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        told = False
+        while (descriptor := _try_lock(path)) is None:
+            if not told:
+                waiting()
+                told = True
+            if time.monotonic() > deadline:
+                raise StackError(f"{path} has been held for {LOCK_TIMEOUT_S:.0f} s by another command: end it")
+            time.sleep(LOCK_INTERVAL_S)
         try:
-            told = False
-            while not _try_lock(descriptor):
-                if not told:
-                    waiting()
-                    told = True
-                if time.monotonic() > deadline:
-                    raise StackError(f"{path} has been held for {LOCK_TIMEOUT_S:.0f} s by another command: end it")
-                time.sleep(LOCK_INTERVAL_S)
             yield
         finally:
             os.close(descriptor)
 
 
-def _try_lock(descriptor: int) -> bool:
+def _try_lock(path: Path) -> int | None:
+    """The descriptor that holds the lock, or None when another command has it or has just deleted it with the folder.
+
+    The file is opened anew each time: one that `reset` has deleted could still be locked, and would keep nobody out.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        return None
+    with contextlib.suppress(BlockingIOError, FileNotFoundError):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        if os.path.samestat(os.fstat(descriptor), path.stat()):
+            return descriptor
+    os.close(descriptor)
+    return None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,5 +1,6 @@
 """Kafka brokers in KRaft mode, each of them a controller as well."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +134,8 @@ class Kafka:
             "advertised.listeners": listener,
             "controller.listener.names": "CONTROLLER",
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-            "log.dirs": str(place.folder.data(self.name)),
+            # Relative to where it runs: a comma would divide the path, and Java reads this file as Latin-1.
+            "log.dirs": os.path.relpath(place.folder.data(self.name), place.folder.temporary),
             # Topics are deployed, never conjured by a typing error.
             "auto.create.topics.enable": "false",
             "default.replication.factor": replicas,
@@ -154,7 +156,8 @@ class Kafka:
 
     def _java_options(self, place: Place) -> list[str]:
         jars = ":".join(str(path) for path in place.artifacts["kafka"])
-        return [f"-Dlog4j2.configurationFile={self._conf(place) / 'log4j2.properties'}", "-cp", jars]
+        log4j = (self._conf(place) / "log4j2.properties").as_uri()
+        return [f"-Dlog4j2.configurationFile={log4j}", "-cp", jars]
 
     def _conf(self, place: Place) -> Path:
         return place.folder.conf(self.name)

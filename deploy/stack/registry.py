@@ -59,7 +59,8 @@ class Registry:
             "-XX:+UseSerialGC",
             "-XX:TieredStopAtLevel=1",
             "-Djava.util.logging.manager=org.jboss.logmanager.LogManager",
-            f"-Dquarkus.config.locations={self._conf(place)}",
+            # As a URI, in which a space or a comma of the path means nothing.
+            f"-Dquarkus.config.locations={self._conf(place).as_uri()}",
         ]
         return run_java(place, options, ["-jar", str(unpacked / "quarkus-run.jar")])
 

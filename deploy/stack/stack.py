@@ -1,6 +1,7 @@
 """A local stack in a folder: start it, stop it, ask it, wipe it."""
 
 import base64
+import errno
 import json
 import os
 import shutil
@@ -133,7 +134,12 @@ class Stack:
                     entry.unlink()
             for path in last:
                 path.unlink()
-            self.folder.root.rmdir()
+            try:
+                self.folder.root.rmdir()
+            except OSError as error:
+                # Whoever waited for the lock has begun anew in the folder, which is then theirs.
+                if error.errno != errno.ENOTEMPTY:
+                    raise
             return warnings
 
     def status(self) -> Status:
@@ -219,7 +225,7 @@ class Stack:
             raise StackError(f"a stack has {' or '.join(map(str, BROKER_COUNTS))} brokers, not {count}")
         wanted = [port for server in all_servers(count) for port in server.ports]
         chosen = choose(wanted, ports, before.ports if before else {}, free_ports=free_ports)
-        return Settings(count, before.cluster_id if before else _new_cluster_id(), chosen)
+        return Settings(count, before.cluster_id if before else new_cluster_id(), chosen)
 
     def _check_brokers(self, settings: Settings, brokers: int | None) -> None:
         if brokers is not None and brokers != settings.brokers:
@@ -261,6 +267,10 @@ class Stack:
             self._lifeline = None
 
 
-def _new_cluster_id() -> str:
+def new_cluster_id() -> str:
     """Return an id as Kafka's own tool makes them: a random UUID in URL-safe base 64."""
-    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    while True:
+        drawn = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # The tool that formats the storage would take a dash at the front for an option, as one in 64 has it.
+        if not drawn.startswith("-"):
+            return drawn

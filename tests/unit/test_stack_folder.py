@@ -1,5 +1,8 @@
 """A stack's folder: its marker, its settings, its lock."""
 
+import base64
+import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ from deploy.stack import folder as module
 from deploy.stack.errors import NotRunningError, StackError
 from deploy.stack.folder import Folder, Settings
 from deploy.stack.processes import Identity
-from deploy.stack.stack import Stack
+from deploy.stack.stack import Stack, new_cluster_id
 
 SETTINGS = Settings(1, "cluster", {"redis": 16379})
 
@@ -69,6 +72,20 @@ def test_one_command_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert told == [True]
 
 
+def test_the_lock_of_a_folder_that_was_deleted_meanwhile_keeps_nobody_out(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "stack")
+
+    def delete() -> None:
+        first.close()
+        shutil.rmtree(folder.root)
+
+    first = ExitStack()
+    first.enter_context(folder.locked(lambda: None))
+    # The second waits for the first, which deletes what is waited for, as a reset does.
+    with folder.locked(delete):
+        assert (folder.root / "lock").is_file()
+
+
 def test_what_does_not_run_is_down(tmp_path: Path) -> None:
     stack = Stack(tmp_path / "none")
     assert stack.status().phase == "down"
@@ -78,6 +95,13 @@ def test_what_does_not_run_is_down(tmp_path: Path) -> None:
     with pytest.raises(NotRunningError, match="start it with `up`"):
         stack.stop("redis")
     assert not stack.folder.root.exists()
+
+
+def test_a_cluster_id_is_16_bytes_and_never_looks_like_an_option() -> None:
+    # One draw in 64 begins with a dash: that none of so many does is no accident.
+    drawn = [new_cluster_id() for _ in range(2000)]
+    assert not any(cluster_id.startswith("-") for cluster_id in drawn)
+    assert {len(base64.urlsafe_b64decode(cluster_id + "==")) for cluster_id in drawn} == {16}
 
 
 def test_a_number_that_another_process_got_is_not_ours() -> None:
