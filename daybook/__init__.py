@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Unreachable,
         UnreadableRecord,
     )
+    from daybook.link import Answer
     from daybook.log import LoggedEvent
     from daybook.models import Balance
     from schemas.commands import CommandReply
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AccountUnknown",
+    "Answer",
     "Balance",
     "Client",
     "CommandReply",
@@ -44,6 +46,7 @@ __all__ = [
 ]
 
 _ELSEWHERE: Final = {
+    "Answer": "daybook.link",
     "Balance": "daybook.models",
     "Client": "daybook.client",
     "CommandReply": "schemas.commands",

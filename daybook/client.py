@@ -12,7 +12,7 @@ from typing import Any, Self, TypedDict, TypeVar, Unpack
 from uuid import uuid4
 
 from daybook.errors import DaybookError, Refused, ReplyTimeout
-from daybook.link import Link, Outcomes
+from daybook.link import Answer, Link, Outcomes
 from daybook.log import LoggedEvent, read_log
 from daybook.models import EPOCH, Balance, Balances
 from schemas.commands import (
@@ -115,7 +115,7 @@ class Client:
         outcomes: Outcomes = SimpleQueue()
         link.send(command, outcomes, deadline)
         try:
-            reply = _reply(outcomes.get(timeout=max(0.0, deadline - time.monotonic())))
+            reply = _answer(outcomes.get(timeout=max(0.0, deadline - time.monotonic()))).reply
         except Empty:
             raise link.why_silent() or ReplyTimeout([command.command_id], bound_s) from None
         finally:
@@ -128,6 +128,16 @@ class Client:
         self, commands: Iterable[AnyCommand], *, window: int = 10_000, timeout_s: float | None = None
     ) -> Iterator[CommandReply]:
         """Give many commands without waiting for each; yields their replies as they come, refusals included.
+
+        See `answers`, which also tells the replies apart that had been given before.
+        """
+        for answer in self.answers(commands, window=window, timeout_s=timeout_s):
+            yield answer.reply
+
+    def answers(
+        self, commands: Iterable[AnyCommand], *, window: int = 10_000, timeout_s: float | None = None
+    ) -> Iterator[Answer]:
+        """Give many commands without waiting for each; yields each reply as it comes, and whether it was replayed.
 
         At most `window` commands are under way, which bounds the memory. One account's commands are decided in the
         order given. Replies come in no particular order, and only while they are taken: an iterator that is left
@@ -144,15 +154,15 @@ class Client:
         try:
             for command in commands:
                 while owed >= window:
-                    yield self._next_reply(link, outcomes, bound_s)
+                    yield self._next_answer(link, outcomes, bound_s)
                     owed -= 1
                 link.send(command, outcomes, time.monotonic() + bound_s)
                 owed += 1
                 while not outcomes.empty():
-                    yield _reply(outcomes.get())
+                    yield _answer(outcomes.get())
                     owed -= 1
             while owed > 0:
-                yield self._next_reply(link, outcomes, bound_s)
+                yield self._next_answer(link, outcomes, bound_s)
                 owed -= 1
         finally:
             link.forget(outcomes)
@@ -291,9 +301,9 @@ class Client:
         timeout_s = given.pop("timeout_s", None)
         return self.execute(self.command(kind, account_id, **given, **fields), timeout_s=timeout_s)
 
-    def _next_reply(self, link: Link, outcomes: Outcomes, timeout_s: float) -> CommandReply:
+    def _next_answer(self, link: Link, outcomes: Outcomes, timeout_s: float) -> Answer:
         try:
-            return _reply(outcomes.get(timeout=timeout_s))
+            return _answer(outcomes.get(timeout=timeout_s))
         except Empty:
             raise link.why_silent() or ReplyTimeout(link.forget(outcomes), timeout_s) from None
 
@@ -322,7 +332,7 @@ class Client:
             raise RuntimeError("this Client was closed: make a new one")
 
 
-def _reply(outcome: CommandReply | DaybookError) -> CommandReply:
+def _answer(outcome: Answer | DaybookError) -> Answer:
     if isinstance(outcome, DaybookError):
         raise outcome
     return outcome

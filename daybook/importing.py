@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from daybook.errors import DaybookError
+from daybook.link import Answer
 from daybook.mapping import Mapping
 from daybook.rejects import Rejects
 from daybook.rows import Entry, Kind, Row, RowFile, RowReader, UnreadableRow
+from daybook.wording import counted
 from schemas.commands import AnyCommand, CommandReply
 
 UNREADABLE: Final = "unreadable_row"
@@ -33,7 +35,7 @@ _NAMED_ACCOUNTS: Final = 3
 class Ledger(Protocol):
     """What an import needs of `daybook.Client`."""
 
-    def send_many(self, commands: Iterable[AnyCommand]) -> Iterator[CommandReply]: ...
+    def answers(self, commands: Iterable[AnyCommand]) -> Iterator[Answer]: ...
 
 
 class AccountsExist(DaybookError):
@@ -43,28 +45,31 @@ class AccountsExist(DaybookError):
         self.accounts = accounts
         some = ", ".join(accounts[:_NAMED_ACCOUNTS]) + (", ..." if len(accounts) > _NAMED_ACCOUNTS else "")
         super().__init__(
-            f"{len(accounts)} accounts of the file exist already ({some}), and the ledger does not remember that "
-            f'an import named "{name}" opened them. If it was imported longer ago than the ledger remembers command '
-            "ids, its rows would be posted twice, so none was sent. To post them to the existing accounts all the "
-            "same, add --into-existing"
+            f"the ledger has {counted(len(accounts), 'account')} of the file already ({some}), and does not "
+            f'remember that an import named "{name}" opened them. If it was imported longer ago than the ledger '
+            "remembers command ids, its rows would be posted twice, so none was sent. To post them to the existing "
+            "accounts all the same, add --into-existing"
         )
 
 
 @dataclass(slots=True)
 class Tally:
-    """What has become of the rows so far. Each row ends up in exactly one of the counts but `opened`.
+    """What has become of the rows so far. Each row ends up in one of `accepted`, `refused`, `unreadable` and `other`.
 
-    An account that was opened by an earlier run counts as opened, and a row that was posted by one as accepted: the
-    ledger gives its first answers again.
+    A row that was posted before counts as accepted, and an account that was opened before as opened, since the ledger
+    gives its first answers again. How many those are is counted too.
     """
 
     rows: int = 0
     accepted: int = 0
+    accepted_before: int = 0
+    """Accepted rows that were posted already, by an earlier run or by an equal row of the same id in this one."""
     refused: Counter[str] = field(default_factory=Counter)
     unreadable: int = 0
     other: int = 0
     """Rows that open accounts or that the mapping ignores."""
     opened: int = 0
+    opened_before: int = 0
     started_at: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
 
@@ -161,11 +166,13 @@ class Import:
         on_reply: Callable[[CommandReply], None],
     ) -> None:
         existing: list[str] = []
-        for reply in ledger.send_many(self._openings(on_progress)):
+        for answer in ledger.answers(self._openings(on_progress)):
+            reply = answer.reply
             row = self._sent.pop(reply.command_id, None)
             on_reply(reply)
             if reply.accepted:
                 self.tally.opened += 1
+                self.tally.opened_before += answer.replayed
             elif reply.code == _ACCOUNT_EXISTS:
                 existing.append(reply.account_id)
             elif row is not None:
@@ -179,11 +186,13 @@ class Import:
         tally = self.tally
         tally.started_at = time.monotonic()
         total = max(1, tally.rows)
-        for reply in ledger.send_many(self._movements()):
+        for answer in ledger.answers(self._movements()):
+            reply = answer.reply
             row = self._sent.pop(reply.command_id, None)
             on_reply(reply)
             if reply.accepted:
                 tally.accepted += 1
+                tally.accepted_before += answer.replayed
             else:
                 tally.refused[reply.code or ""] += 1
                 if row is not None:

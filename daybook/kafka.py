@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from daybook.errors import Unreachable
-from schemas.connections import Connections
+from schemas.connections import Connections, NotConfigured
 
 LOG: Final = logging.getLogger("daybook.kafka")
 LOG.addHandler(logging.NullHandler())
@@ -69,7 +69,10 @@ def unreachable(connections: Connections, why: str) -> Unreachable:
 
 
 def consumer(connections: Connections, health: Health, **options: str | int | bool) -> Consumer:
-    """A consumer that is assigned its partitions by hand and commits nothing; it reads only what is committed."""
+    """A consumer that is assigned its partitions by hand and commits nothing; it reads only what is committed.
+
+    Raises: `NotConfigured`, when the settings contradict each other or name a file that cannot be used.
+    """
     config = connections.kafka(
         # librdkafka insists on a group; nothing is ever stored under it.
         group_id=f"{connections.namespace or 'daybook'}.client",
@@ -83,7 +86,10 @@ def consumer(connections: Connections, health: Health, **options: str | int | bo
         queued_max_messages_kbytes=16 * 1024,
         **options,
     )
-    return Consumer({**config, "error_cb": health.on_error}, logger=LOG)
+    try:
+        return Consumer({**config, "error_cb": health.on_error}, logger=LOG)
+    except KafkaException as error:
+        raise NotConfigured(f"the DAYBOOK_KAFKA_ settings cannot be used: {error.args[0].str()}") from error
 
 
 def partitions(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
 from threading import Lock, Thread
@@ -17,14 +18,26 @@ from typing import Final
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from daybook import kafka
+from daybook import registry as schema_registry
 from daybook.errors import DaybookError, NotTaken, Unreachable, UnreadableRecord
 from schemas.codec import Codec, Undecodable
 from schemas.commands import AnyCommand, CommandReply
 from schemas.connections import Connections
-from schemas.registry import Registry, RegistryUnavailable, SchemaNotRegistered
+from schemas.registry import RegistryUnavailable, SchemaNotRegistered
+from schemas.topics import REPLAYED_HEADER
 
-Outcomes = SimpleQueue[CommandReply | DaybookError]
-"""Where a command's outcome is put: its reply, or why there will be none."""
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply, and how it came about."""
+
+    reply: CommandReply
+    replayed: bool
+    """The command had been answered before: this is that first reply once more, and nothing was changed now."""
+
+
+Outcomes = SimpleQueue[Answer | DaybookError]
+"""Where a command's outcome is put: its answer, or why there will be none."""
 
 _OnDelivery = Callable[[KafkaError | None, Message], None]
 
@@ -53,17 +66,18 @@ class Link:
     """
 
     def __init__(self, connections: Connections, *, timeout_s: float, deadline: float) -> None:
-        """Connect; blocks until `deadline` (of `time.monotonic`) at most, but for one request to the registry.
+        """Connect; blocks until `deadline` (of `time.monotonic`) at most.
 
         `timeout_s` bounds how long a command may wait for the broker to take it.
 
-        Raises: `Unreachable`, naming the server, or the topic or schema that is missing there.
+        Raises: `Unreachable`, naming the broker, or the topic that is missing there; `NotConfigured`.
         """
         self._connections = connections
         self._topics = connections.topics
         self._health = kafka.Health()
-        self._registry = Registry(connections.registry_url, ca_location=connections.registry_ssl_ca)
+        self._registry = schema_registry.registry(connections)
         self._codec = Codec(self._registry)
+        self._looked_up: set[type[AnyCommand]] = set()
         self._waiting: dict[bytes, tuple[Outcomes, ...]] = {}
         self._lock = Lock()
         self._closing = False
@@ -71,7 +85,6 @@ class Link:
         self._consumer = kafka.consumer(connections, self._health, auto_offset_reset="earliest")
         try:
             self._consumer.assign(self._ends(deadline))
-            self._look_schemas_up()
             self._producer = self._new_producer(timeout_s)
         except BaseException:
             self._consumer.close()
@@ -84,7 +97,8 @@ class Link:
     def send(self, command: AnyCommand, outcomes: Outcomes, deadline: float) -> None:
         """Hand a command to the producer. Its outcome will be put into `outcomes`, once, unless forgotten before.
 
-        Blocks, until `deadline` at most, only while the producer's queue is full.
+        Blocks, until `deadline` at most, only while the producer's queue is full, and for a question to the registry
+        when a command is the first of its type.
 
         Raises: `NotTaken`, `Unreachable`, or `ValueError` for an id that is no UUID; then there will be no outcome.
         """
@@ -92,7 +106,7 @@ class Link:
             # The service could not tell whom to answer, and would put such a command aside.
             raise ValueError(f'command id "{command.command_id}" is not a UUID: use str(uuid.uuid4())')
         key = command.command_id.encode()
-        value = self._codec.encode_command(command)
+        value = self._encoded(command)
         with self._lock:
             if self.broken is not None:
                 raise self._unreachable(self.broken)
@@ -144,11 +158,17 @@ class Link:
         places = [(self._topics.replies, partition) for partition in range(count)]
         return kafka.ends(self._connections, places, deadline)
 
-    def _look_schemas_up(self) -> None:
-        try:
-            self._codec.look_up_commands(self._topics.commands)
-        except (RegistryUnavailable, SchemaNotRegistered) as error:
-            raise self._registry_failed(error) from error
+    def _encoded(self, command: AnyCommand) -> bytes:
+        # A schema takes some 10 ms to look up, and a program that gives one command should pay for one. Two threads
+        # that ask at once get the same answer.
+        kind = type(command)
+        if kind not in self._looked_up:
+            try:
+                self._codec.look_up_commands(self._topics.commands, [kind])
+            except (RegistryUnavailable, SchemaNotRegistered) as error:
+                raise schema_registry.unreachable(self._connections, error) from error
+            self._looked_up.add(kind)
+        return self._codec.encode_command(command)
 
     def _new_producer(self, timeout_s: float) -> Producer:
         config = self._connections.kafka(
@@ -211,14 +231,15 @@ class Link:
         if outcomes is not None:
             outcomes.put(self._decoded(message))
 
-    def _decoded(self, message: Message) -> CommandReply | DaybookError:
+    def _decoded(self, message: Message) -> Answer | DaybookError:
         try:
-            return self._codec.decode_reply(message.value())
-        except Undecodable as error:
+            return Answer(self._codec.decode_reply(message.value()), _is_replayed(message))
+        except (Undecodable, UnicodeDecodeError, SystemError) as error:
+            # The last two are what the Kafka library raises on a header whose name is not UTF-8.
             where = f"topic {message.topic()}, partition {message.partition()}, offset {message.offset()}"
             return UnreadableRecord(where, str(error))
         except RegistryUnavailable as error:
-            return self._registry_failed(error)
+            return schema_registry.unreachable(self._connections, error)
 
     def _next_waiting(self, key: bytes | None) -> Outcomes | None:
         """Who is given the next reply to a command: of several that sent the same one, the first."""
@@ -260,6 +281,6 @@ class Link:
     def _unreachable(self, why: str) -> Unreachable:
         return kafka.unreachable(self._connections, why)
 
-    def _registry_failed(self, error: Exception) -> Unreachable:
-        address = self._connections.registry_url.rsplit("@", 1)[-1]
-        return Unreachable("the schema registry", address, str(error))
+
+def _is_replayed(message: Message) -> bool:
+    return REPLAYED_HEADER in dict(message.headers() or {})

@@ -11,11 +11,12 @@ from typing import Final
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
 from daybook import kafka
+from daybook import registry as schema_registry
 from daybook.errors import ReadTimeout, Unreachable, UnreadableRecord
 from schemas.codec import Codec, Undecodable
 from schemas.connections import Connections
 from schemas.events import RecordedEvent
-from schemas.registry import Registry, RegistryUnavailable
+from schemas.registry import RegistryUnavailable
 from schemas.topics import partition_of
 
 _POLL_S: Final = 0.1
@@ -56,8 +57,7 @@ def read_log(
         # The end is known to be met once the broker has waited this long in vain, by default half a second.
         fetch_wait_max_ms=500 if follow else _END_WAIT_MS,
     )
-    registry = Registry(connections.registry_url, ca_location=connections.registry_ssl_ca)
-    with closing(source), closing(registry):
+    with closing(source), schema_registry.registry(connections) as registry:
         reading = _Reading(connections, source, health, Codec(registry), account_id, timeout_s)
         ends = reading.start(from_beginning)
         yield from reading.follow() if follow else reading.until(ends if from_beginning else [])
@@ -148,8 +148,7 @@ class _Reading:
             where = f"topic {self._topic}, partition {partition}, offset {offset}, key {message.key()!r}"
             raise UnreadableRecord(where, str(error)) from error
         except RegistryUnavailable as error:
-            address = self._connections.registry_url.rsplit("@", 1)[-1]
-            raise Unreachable("the schema registry", address, str(error)) from error
+            raise schema_registry.unreachable(self._connections, error) from error
 
     def _stuck(self, remaining: dict[int, int]) -> ReadTimeout | Unreachable:
         if self._health.down is not None:

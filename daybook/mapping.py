@@ -5,7 +5,9 @@ It is TOML, described in docs/tutorials/import.md. Whatever can be wrong with it
 
 from __future__ import annotations
 
+import re
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 from string import Formatter
 from typing import Annotated, Final, Literal, Self
@@ -17,6 +19,9 @@ from schemas.money import EXPONENTS, InvalidMoney, parse_amount
 
 ACCOUNT_FIELD: Final = "account"
 """What templates call the account id, prefix included. It hides a column of that name."""
+
+
+_SOME_DAY: Final = datetime(2024, 2, 29, tzinfo=UTC)
 
 
 class InvalidMapping(DaybookError):
@@ -34,6 +39,17 @@ def _is_template(text: str) -> str:
     return text
 
 
+def _is_date_format(text: str) -> str:
+    try:
+        found = datetime.strptime(_SOME_DAY.strftime(text), text)
+    except (ValueError, re.error) as error:
+        raise ValueError(f'"{text}" is not a date format that Python can read: {error}') from None
+    if found.date() != _SOME_DAY.date():
+        # What a format leaves out is taken to be 1 January 1900, which nobody means.
+        raise ValueError(f'"{text}" does not say year, month and day')
+    return text
+
+
 def _is_currency(text: str) -> str:
     if text not in EXPONENTS:
         raise ValueError(f'"{text}" is not a currency: use an ISO 4217 code such as EUR')
@@ -42,6 +58,7 @@ def _is_currency(text: str) -> str:
 
 Template = Annotated[str, AfterValidator(_is_template)]
 Currency = Annotated[str, AfterValidator(_is_currency)]
+DateFormat = Annotated[str, AfterValidator(_is_date_format)]
 ColumnName = Annotated[str, Field(min_length=1)]
 
 
@@ -125,7 +142,7 @@ class Mapping(_Section):
 
     name: str = Field(min_length=1, max_length=100)
     user: str = Field(default="import", min_length=1, max_length=200)
-    date_format: str = "%Y-%m-%d"
+    date_format: DateFormat = "%Y-%m-%d"
     reason: Template | None = None
     file: FileFormat = FileFormat()
     columns: Columns

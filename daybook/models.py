@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from daybook.errors import AccountUnknown, ReadTimeout, Unreachable, UnreadableRecord
+from schemas.connections import NotConfigured
 from schemas.money import Money
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -55,15 +56,23 @@ class Balances:
     """
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
-        parts = urlsplit(url)
-        self._address = f"{parts.hostname or 'localhost'}:{parts.port or 6379}{parts.path}"
-        self._redis = Redis.from_url(
-            url,
-            decode_responses=True,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), _RECONNECTS, supported_errors=(RedisConnectionError,)),
-        )
+        """Raises: `NotConfigured`, when that is no Redis URL."""
+        try:
+            parts = urlsplit(url)
+            self._address = f"{parts.hostname or 'localhost'}:{parts.port or 6379}{parts.path}"
+            self._redis = Redis.from_url(
+                url,
+                decode_responses=True,
+                socket_timeout=timeout_s,
+                socket_connect_timeout=timeout_s,
+                retry=Retry(NoBackoff(), _RECONNECTS, supported_errors=(RedisConnectionError,)),
+            )
+        except ValueError:
+            # The error may hold a part of the password, which a character that is not encoded has torn apart.
+            raise NotConfigured(
+                "DAYBOOK_REDIS_URL is not a Redis address: write redis://HOST:PORT/DB, or "
+                "redis://USER:PASSWORD@HOST:PORT/DB with special characters percent-encoded"
+            ) from None
 
     def close(self) -> None:
         self._redis.close()

@@ -45,9 +45,7 @@ class Rejects:
                 self._write = self._begun()
             self._write((row.line, code, message, *row.values))
         except OSError as error:
-            raise DaybookError(
-                f"{self.path} cannot be written: {error.strerror}; --rejects names another place for it"
-            ) from None
+            raise self._unwritable(error) from None
         self.count += 1
 
     def _begun(self) -> Callable[[Sequence[object]], object]:
@@ -67,4 +65,10 @@ class Rejects:
     def __exit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        self._resources.close()
+        try:
+            self._resources.close()
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> DaybookError:
+        return DaybookError(f"{self.path} cannot be written: {error.strerror}; --rejects names another place for it")

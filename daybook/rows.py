@@ -10,6 +10,8 @@ import csv
 import gzip
 import io
 import json
+import stat
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,6 +31,10 @@ _NAMESPACE: Final = UUID("0cfe3b4b-f86d-43b6-8041-33b17f4400d2")
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_MOST_TEXT: Final = 10_000
+"""Characters of a row's account, reason and holder together. Beyond its limits the ledger refuses a text and says so;
+but a command far beyond them (64 KB) it puts aside without an answer, for which an import would wait in vain."""
+
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
@@ -82,9 +88,13 @@ class RowFile:
         self._format = file_format
         self._raw: BinaryIO | None = None
         try:
-            self._size = path.stat().st_size
+            found = path.stat()
         except OSError as error:
             raise UnreadableFile(f"{path} cannot be read: {error.strerror}") from None
+        if not stat.S_ISREG(found.st_mode):
+            # What went through a pipe once is gone, and its rows would be missing without a word.
+            raise UnreadableFile(f"{path} is not a regular file: it is read more than once, so save it as one first")
+        self._size = found.st_size
         header = next(self._records(), None)
         if header is None:
             raise UnreadableFile(f"{path} is empty: its first line should name the columns")
@@ -129,9 +139,10 @@ class RowFile:
             ) from None
         except csv.Error as error:
             raise UnreadableFile(f"{self._path}, line {line}: not CSV as the mapping says: {error}") from None
-        except EOFError:
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise UnreadableFile(
-                f"{self._path}: the compressed file ends in the middle, after line {line}: get a complete copy"
+                f"{self._path}: the compressed file is damaged or incomplete after line {line} ({error}): "
+                "get a complete copy"
             ) from None
         except OSError as error:
             raise UnreadableFile(f"{self._path}, after line {line}: {error.strerror or error}") from None
@@ -194,6 +205,8 @@ class RowReader:
         if not account:
             raise UnreadableRow(f"{self._mapping.columns.account} is empty")
         account_id = self._mapping.accounts.prefix + account
+        reason = None if self._reason is None else self._reason.filled(values, account_id) or None
+        _must_fit(account_id, reason or "")
         currency = self._row_currency(values)
         amount_minor = 0
         if kind in (Kind.DEPOSIT, Kind.WITHDRAW):
@@ -208,7 +221,7 @@ class RowReader:
             effective_at=self._micros(values[self._date]),
             currency=currency,
             amount_minor=amount_minor,
-            reason=None if self._reason is None else self._reason.filled(values, account_id) or None,
+            reason=reason,
         )
 
     def movement(self, entry: Entry) -> Deposit | Withdraw:
@@ -226,10 +239,12 @@ class RowReader:
         )
 
     def opening(self, entry: Entry) -> OpenAccount:
-        """The command that opens a row's account. Raises `UnreadableRow` if its overdraft is no amount."""
+        """The command that opens a row's account. Raises `UnreadableRow` as `read` does."""
         column, limit = "accounts.overdraft", self._mapping.accounts.overdraft
         if self._overdraft is not None and self._mapping.columns.overdraft is not None:
             column, limit = self._mapping.columns.overdraft, entry.row.values[self._overdraft]
+        holder = self._holder.filled(entry.row.values, entry.account_id)
+        _must_fit(entry.account_id, holder)
         return OpenAccount(
             command_id=self._derived("open", entry.account_id),
             account_id=entry.account_id,
@@ -238,7 +253,7 @@ class RowReader:
             correlation_id=self._mapping.name,
             effective_at=entry.effective_at,
             currency=entry.currency,
-            holder_name=self._holder.filled(entry.row.values, entry.account_id),
+            holder_name=holder,
             overdraft_limit_minor=self._money(column, limit, entry.currency, signed=False),
         )
 
@@ -273,6 +288,12 @@ class RowReader:
         # JSON keeps the parts apart, whatever characters they are made of. A row's account is one of them: the two
         # legs of one transaction may share its id, and the ledger remembers ids by account.
         return str(uuid5(_NAMESPACE, json.dumps([self._mapping.name, *name], ensure_ascii=False)))
+
+
+def _must_fit(*texts: str) -> None:
+    length = sum(map(len, texts))
+    if length > _MOST_TEXT:
+        raise UnreadableRow(f"the texts of the row have {length:,} characters, which is more than the ledger takes")
 
 
 class _Template:

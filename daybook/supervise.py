@@ -181,7 +181,7 @@ class Supervisor:
             failures = 1 if time.monotonic() - started_at >= _HEALTHY_AFTER_S else failures + 1
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             if failures >= _FAILURES_IN_A_ROW or code == _WRONG_USAGE:
-                times = f" for the {failures}th time in a row" if failures > 1 else ""
+                times = f", and failed {failures} times in a row" if failures > 1 else ""
                 self._failure = GroupFailed(f"{program.name} {how}{times}: see above for what it said")
                 self._ended.set()
                 return

@@ -9,6 +9,7 @@ import typer
 
 from daybook.cli.exits import REFUSED, TIMEOUT, say
 from daybook.cli.options import AsJson, print_json
+from daybook.wording import counted
 
 if TYPE_CHECKING:
     from daybook.importing import Import, Tally
@@ -52,7 +53,7 @@ def import_(
     from daybook.mapping import Mapping  # noqa: PLC0415
 
     chosen = Mapping.load(mapping)
-    if user is not None:
+    if user:
         chosen = chosen.model_copy(update={"user": user})
     run = Import(file, chosen, rejects)
     if dry_run:
@@ -64,8 +65,9 @@ def import_(
                 tally = run.run(client, into_existing=into_existing, on_progress=display.update)
             except ReplyTimeout as error:
                 say(
-                    f"error: {len(error.command_ids)} commands are unanswered after {error.timeout_s:g} s, and "
-                    f"{run.tally.answered} rows are answered: is the command service running (`daybook run`)? "
+                    f"error: no answer to {counted(len(error.command_ids), 'command')} within {error.timeout_s:g} s, "
+                    f"after answers to {counted(run.tally.answered, 'row')}: is the command service running "
+                    "(`daybook run`)? "
                     "Running the same import again posts what is missing and nothing twice"
                 )
                 raise typer.Exit(TIMEOUT) from None
@@ -88,11 +90,13 @@ def _summarise(run: Import, tally: Tally, *, dry_run: bool, as_json: bool) -> No
             {
                 "rows": tally.rows,
                 "accepted": tally.accepted,
+                "accepted_before": tally.accepted_before,
                 "refused": tally.refused.total(),
                 "refused_by_code": dict(tally.refused),
                 "unreadable": tally.unreadable,
                 "other": tally.other,
                 "accounts_opened": tally.opened,
+                "accounts_opened_before": tally.opened_before,
                 "seconds": round(tally.seconds, 3),
                 "per_second": round(tally.per_second),
                 "rejects": str(run.rejects.path) if run.rejects.count else None,
@@ -100,14 +104,22 @@ def _summarise(run: Import, tally: Tally, *, dry_run: bool, as_json: bool) -> No
             }
         )
         return
+    rows = counted(tally.rows, "row")
     if dry_run:
-        typer.echo(f"{tally.rows:,} rows of {tally.opened:,} accounts to open; {tally.unreadable:,} cannot be read")
+        typer.echo(f"{rows}, {counted(tally.opened, 'account')} to open; {tally.unreadable:,} cannot be read")
     else:
         refused = ", ".join(f"{count:,} {code}" for code, count in tally.refused.most_common())
         typer.echo(
-            f"{tally.rows:,} rows in {tally.seconds:.1f} s ({tally.per_second:,.0f} a second): "
-            f"{tally.accepted:,} accepted, {tally.refused.total():,} refused{f' ({refused})' if refused else ''}, "
-            f"{tally.unreadable:,} unreadable; {tally.opened:,} accounts opened"
+            f"{rows} in {tally.seconds:.1f} s ({tally.per_second:,.0f} a second): "
+            f"{tally.accepted:,} accepted{_before(tally.accepted_before)}, "
+            f"{tally.refused.total():,} refused{f' ({refused})' if refused else ''}, "
+            f"{tally.unreadable:,} unreadable; "
+            f"{counted(tally.opened, 'account')} opened{_before(tally.opened_before)}"
         )
     if run.rejects.count:
         typer.echo(f"What was not posted, and why, is in {run.rejects.path}")
+
+
+def _before(count: int) -> str:
+    """What of a number an earlier run had done; the ledger repeated its answers and changed nothing."""
+    return f" ({count:,} of them before)" if count else ""

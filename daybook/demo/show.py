@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Mapping as Map
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Final
@@ -15,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from daybook.cli.display import ImportDisplay
-from daybook.cli.phrases import moment, phrase
+from daybook.cli.phrases import phrase
 from daybook.client import Client
 from daybook.demo import month
 from daybook.demo.expected import Expected, expected_balances
@@ -24,7 +26,8 @@ from daybook.errors import ReplyTimeout
 from daybook.importing import AccountsExist, Import
 from daybook.mapping import Mapping
 from daybook.models import Balance
-from schemas.events import MoneyDeposited, MoneyRefunded, MoneyWithdrawn, RecordedEvent
+from daybook.wording import counted
+from schemas.events import AccountCreated, MoneyDeposited, MoneyRefunded, MoneyWithdrawn, RecordedEvent
 from schemas.money import format_amount
 
 _TIMEOUT_S: Final = 60.0
@@ -73,7 +76,9 @@ class Demo:
             if file is None:
                 file = self._folder / "demo" / "month.csv"
                 rows = month.write(file, accounts=accounts, seed=seed)
-                self._console.print(f"made up a month of {accounts:,} accounts: {rows:,} rows in {file}")
+                self._console.print(
+                    f"made up a month of {counted(accounts, 'account')}, {counted(rows, 'row')}: {file}", soft_wrap=True
+                )
             with Client(ledger.connections, user_id=mapping.user, timeout_s=_TIMEOUT_S) as client:
                 reached = self._post(ledger, client, file, mapping)
                 compared = self._compare(client, expected_balances(file, mapping), reached)
@@ -106,14 +111,18 @@ class Demo:
                 ledger.supervisor.check()
             raise DemoFailed(f"{error}. What the services said is in {ledger.log}") from error
         self._console.print(
-            f"{tally.rows:,} rows: {tally.opened:,} accounts opened, {tally.accepted:,} rows accepted, "
-            f"{tally.refused.total():,} refused, {tally.unreadable:,} unreadable"
+            f"{counted(tally.opened, 'account')} opened; of {counted(tally.rows - tally.other, 'row')} to post "
+            f"{tally.accepted:,} accepted, {tally.refused.total():,} refused"
+            + (f", {tally.unreadable:,} unreadable" if tally.unreadable else "")
         )
-        self._console.print(
-            f"{tally.per_second:,.0f} commands a second, each decided, recorded and answered in a Kafka transaction"
-        )
+        if tally.opened_before or tally.accepted_before:
+            self._console.print(
+                f"there already, and not posted twice: {counted(tally.opened_before, 'account')}, "
+                f"{counted(tally.accepted_before, 'row')}"
+            )
+        self._console.print(f"{tally.per_second:,.0f} commands a second, each decided and answered in a transaction")
         if posting.rejects.count:
-            self._console.print(f"what was refused, and why: {posting.rejects.path}")
+            self._console.print(f"what was refused, and why: {posting.rejects.path}", soft_wrap=True)
         return reached
 
     def _compare(self, client: Client, expected: Map[str, Expected], reached: Map[str, int]) -> list[_Compared]:
@@ -136,11 +145,13 @@ class Demo:
         if differing:
             self._console.print(_table(differing[:_DIFFERENCES_SHOWN]))
             raise DemoFailed(
-                f"{len(differing)} of {len(compared)} balances differ from the independent sum. If this folder's data "
-                "is from an interrupted demonstration of days ago, `daybook stack reset` removes it"
+                f"of {counted(len(compared), 'balance')}, {len(differing):,} not as the independent sum has it. If "
+                "this folder's data is from an interrupted demonstration of days ago, `daybook stack reset` removes it"
             )
         self._console.print(
-            f"[green]All {len(compared):,} balances equal the independent sum, to the last digit.[/green]"
+            "[green]"
+            + (f"All {len(compared):,} balances equal" if len(compared) > 1 else "The balance equals")
+            + " the independent sum, to the last digit.[/green]"
         )
         return compared
 
@@ -168,16 +179,17 @@ class Demo:
         where = "" if at_default else f" --dir {self._folder}"
         self._console.rule("how to go on")
         if not at_default:
-            self._console.print(f"  export DAYBOOK_ENV_FILE={self._folder}/env")
+            self._console.print(f"  export DAYBOOK_ENV_FILE={self._folder}/env", soft_wrap=True)
         if not self._keep:
-            self._console.print(f"  {daybook} stack up{where}", f"  {daybook} run", sep="\n")
+            self._console.print(f"  {daybook} stack up{where}", f"  {daybook} run", sep="\n", soft_wrap=True)
         for line in (
             f"balance {account_id}",
             f'deposit {account_id} "100 {currency}" --reason "a gift"',
             f"tail {account_id} --no-follow",
             f"top {currency}",
         ):
-            self._console.print(f"  {daybook} {line}")
+            # A command that is to be copied must not be broken into lines.
+            self._console.print(f"  {daybook} {line}", soft_wrap=True)
         self._console.print(
             f"The data stays in {self._folder}; `{daybook} stack reset{where}` removes it. Running the same "
             "demonstration again posts nothing twice."
@@ -188,7 +200,10 @@ class Demo:
 
     def _wait(self, ledger: Running) -> None:
         try:
-            if ledger.supervisor is not None:
+            if ledger.supervisor is None:
+                # Somebody else runs the services; what may have been started here is the stack.
+                signal.pause()
+            else:
                 ledger.supervisor.wait()
         except KeyboardInterrupt:
             self._console.print()
@@ -197,12 +212,17 @@ class Demo:
 def _entry(recorded: RecordedEvent) -> tuple[str, ...]:
     """An event as a statement's line."""
     event = recorded.event
-    place, when, why = str(recorded.sequence), moment(recorded.effective_at), escape(recorded.reason or "")
+    when = f"{datetime.fromtimestamp(recorded.effective_at // 1_000_000, UTC):%Y-%m-%d}"
+    place, why = str(recorded.sequence), escape(recorded.reason or "")
     match event:
         case MoneyDeposited() | MoneyRefunded() | MoneyWithdrawn():
             sign, what = ("-", "withdrawn") if isinstance(event, MoneyWithdrawn) else ("", "paid in")
             amount, balance = (format_amount(n, event.currency) for n in (event.amount_minor, event.balance_minor))
             return place, when, what, sign + amount, balance, why
+        case AccountCreated():
+            # Its phrase would be the longest of "what", and leave the other columns of a terminal too little room.
+            limit = f"overdraft {format_amount(event.overdraft_limit_minor, event.currency)}"
+            return place, when, "opened", "", format_amount(0, event.currency), escape(f"{event.holder_name}, {limit}")
         case _:
             return place, when, escape(phrase(event)), "", "", why
 

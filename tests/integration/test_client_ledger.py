@@ -109,7 +109,11 @@ def test_a_command_given_again_gets_its_first_reply(client: Client, account: str
     first = client.deposit(account, "1.00 EUR", command_id=identity)
     client.deposit(account, "1.00 EUR")
     assert client.deposit(account, "1.00 EUR", command_id=identity) == first
-    assert [entry.recorded.sequence for entry in client.events(account)] == [1, 2, 3]
+    fresh = client.command(Deposit, account, amount_minor=1, currency="EUR")
+    again = client.command(Deposit, account, amount_minor=100, currency="EUR", command_id=identity)
+    replayed = {answer.reply.command_id: answer.replayed for answer in client.answers([fresh, again])}
+    assert replayed == {fresh.command_id: False, identity: True}
+    assert [entry.recorded.sequence for entry in client.events(account)] == [1, 2, 3, 4]
 
 
 def test_many_commands_with_few_under_way(client: Client, account: str) -> None:

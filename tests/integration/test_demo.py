@@ -13,7 +13,7 @@ from deploy.stack.stack import Stack
 from tests.processes import until
 
 COMMAND = (sys.executable, "-W", "error", "-m", "daybook", "demo", "--accounts", "40")
-ENVIRONMENT = os.environ | {"COLUMNS": "120"}
+ENVIRONMENT = os.environ | {"COLUMNS": "80"}
 
 
 def demo(folder: Path) -> str:
@@ -36,8 +36,10 @@ def test_twice_in_a_row_on_servers_that_are_up(stack: Stack) -> None:
     for told in (first, second):
         assert "All 40 balances equal the independent sum" in told
         assert "40 accounts opened" in told
-        assert "opened for" in told
+        assert ", overdraft " in told
         assert "how to go on" in told
+        assert max(map(len, told.splitlines())) <= 80 + len(str(stack.folder.root))
+    assert "there already, and not posted twice: 40 accounts" in second
     assert stack.status().ready
 
 

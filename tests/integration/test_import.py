@@ -80,7 +80,8 @@ def test_a_real_banks_transactions_add_up_to_the_haller_and_are_posted_once(clie
     again = Import(BERKA, mapping, tmp_path / "rejects").run(client)
 
     assert (tally.rows, tally.accepted, tally.opened, tally.unreadable) == (23_932, 23_932, 591, 0)
-    assert (again.accepted, again.opened) == (23_932, 591)
+    assert (tally.accepted_before, tally.opened_before) == (0, 0)
+    assert (again.accepted, again.accepted_before, again.opened, again.opened_before) == (23_932, 23_932, 591, 591)
     assert recorded == events(client, "berka-") == 23_932 + 591
     for account_id, sequence in reached.items():
         client.balance(account_id, at_least=sequence)
@@ -96,12 +97,17 @@ def test_from_the_command_line(ledger: Ledger, client: Client, tmp_path: Path) -
 
     dry = run(file, mapping, ledger.connections, "--dry-run")
     first = run(file, mapping, ledger.connections)
-    again = run(file, mapping, ledger.connections, "--json", "--strict")
+    again = run(file, mapping, ledger.connections)
+    as_json = run(file, mapping, ledger.connections, "--json", "--strict")
 
-    assert dry.stdout.startswith("4 rows of 1 accounts to open; 1 cannot be read\n")
-    assert (dry.returncode, first.returncode, again.returncode) == (0, 0, 1), first.stderr
-    assert "2 accepted, 1 refused (1 insufficient_funds), 1 unreadable; 1 accounts opened" in first.stdout
-    summary = json.loads(again.stdout)
+    assert dry.stdout.startswith("4 rows, 1 account to open; 1 cannot be read\n")
+    codes = [ended.returncode for ended in (dry, first, again, as_json)]
+    assert codes == [0, 0, 0, 1], first.stderr
+    assert "2 accepted, 1 refused (1 insufficient_funds), 1 unreadable; 1 account opened\n" in first.stdout
+    assert "2 accepted (2 of them before), 1 refused" in again.stdout
+    assert "1 account opened (1 of them before)\n" in again.stdout
+    summary = json.loads(as_json.stdout)
+    assert (summary["accepted_before"], summary["accounts_opened_before"]) == (2, 1)
     assert (summary["accepted"], summary["refused_by_code"]) == (2, {"insufficient_funds": 1})
     with Path(summary["rejects"]).open(newline="") as text:
         rejected = [(row["rejected_line"], row["rejected_code"], row["id"]) for row in csv.DictReader(text)]
@@ -161,7 +167,7 @@ def test_without_a_command_service_it_says_how_much_is_unanswered(deployed: Conn
     ended = run(file, mapping, deployed, "--timeout", "3")
 
     assert ended.returncode == 3
-    assert "1 commands are unanswered after 3 s" in ended.stderr
+    assert "no answer to 1 command within 3 s" in ended.stderr
     assert "posts what is missing and nothing twice" in ended.stderr
 
 

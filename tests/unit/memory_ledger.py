@@ -6,22 +6,23 @@ from collections.abc import Iterable, Iterator
 
 from command_service.domain.account import Account, decide, evolve
 from command_service.domain.refusals import Rejection
+from daybook.link import Answer
 from schemas.commands import AnyCommand, CommandReply, CommandStatus, now_micros
 from schemas.money import Money
 
 
 class MemoryLedger:
-    """`send_many` answers as `daybook.Client` does, `window` commands late."""
+    """`answers` answers as `daybook.Client` does, `window` commands late."""
 
     def __init__(self, *, window: int = 5) -> None:
         self.accounts: dict[str, Account] = {}
         self.commands: list[AnyCommand] = []
         self.events = 0
-        self._answers: dict[str, CommandReply] = {}
+        self._replies: dict[str, CommandReply] = {}
         self._window = window
 
-    def send_many(self, commands: Iterable[AnyCommand]) -> Iterator[CommandReply]:
-        owed: list[CommandReply] = []
+    def answers(self, commands: Iterable[AnyCommand]) -> Iterator[Answer]:
+        owed: list[Answer] = []
         for command in commands:
             self.commands.append(command)
             owed.append(self._answer(command))
@@ -30,16 +31,17 @@ class MemoryLedger:
         yield from owed
 
     def forget_commands(self) -> None:
-        self._answers.clear()
+        self._replies.clear()
 
     def balance(self, account_id: str) -> str:
         account = self.accounts[account_id]
         return str(Money(account.balance_minor, account.currency))
 
-    def _answer(self, command: AnyCommand) -> CommandReply:
-        if command.command_id not in self._answers:
-            self._answers[command.command_id] = self._decide(command)
-        return self._answers[command.command_id]
+    def _answer(self, command: AnyCommand) -> Answer:
+        replayed = command.command_id in self._replies
+        if not replayed:
+            self._replies[command.command_id] = self._decide(command)
+        return Answer(self._replies[command.command_id], replayed)
 
     def _decide(self, command: AnyCommand) -> CommandReply:
         state = self.accounts.get(command.account_id)

@@ -80,7 +80,7 @@ def test_what_keeps_failing_ends_the_group(output: Output, monkeypatch: pytest.M
     with Supervisor(group, output=output) as supervisor, pytest.raises(GroupFailed) as failed:
         supervisor.wait()
 
-    assert str(failed.value).startswith("bad ended with exit code 7 for the 5th time in a row")
+    assert str(failed.value).startswith("bad ended with exit code 7, and failed 5 times in a row")
     assert output.lines.count(("bad", "no")) == 5
 
 

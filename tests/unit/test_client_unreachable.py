@@ -83,3 +83,28 @@ def test_balances_without_an_address_are_not_configured(refusing: str) -> None:
     only_kafka = Connections(kafka_bootstrap=refusing, registry_url=f"http://{refusing}")
     with Client(only_kafka, user_id="ada") as client, pytest.raises(NotConfigured, match="DAYBOOK_REDIS_URL"):
         client.balance("A-1")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("kafka_ssl_ca", "/nowhere/ca.pem", r"DAYBOOK_KAFKA_ settings cannot be used: .*ssl\.ca\.location"),
+        ("registry_url", "registry", "DAYBOOK_REGISTRY_URL, registry, is not an HTTP address"),
+        ("registry_ssl_ca", "/nowhere/ca.pem", "DAYBOOK_REGISTRY_SSL_CA, /nowhere/ca.pem: No such file"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_named(refusing: str, setting: str, value: str, message: str) -> None:
+    wrong = connections(refusing).model_copy(update={setting: value, "kafka_security_protocol": "SSL"})
+    with Client(wrong, user_id="ada", timeout_s=1) as client:
+        with pytest.raises(NotConfigured, match=message):
+            client.freeze("A-1")
+        with pytest.raises(NotConfigured, match=message):
+            next(client.events())
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:6379", "redis://:secret/word@127.0.0.1:6379/0"])
+def test_what_is_no_redis_address_is_said_without_telling_it(refusing: str, url: str) -> None:
+    wrong = Connections(kafka_bootstrap=refusing, registry_url=f"http://{refusing}", redis_url=url)
+    with Client(wrong, user_id="ada") as client, pytest.raises(NotConfigured, match="DAYBOOK_REDIS_URL") as caught:
+        client.balance("A-1")
+    assert "secret" not in str(caught.value)

@@ -10,9 +10,10 @@ import pytest
 
 from daybook.errors import DaybookError
 from daybook.importing import AccountsExist, Import, Progress, Tally
+from daybook.link import Answer
 from daybook.mapping import Accounts, Columns, Kinds, Mapping
 from daybook.rows import UnreadableFile
-from schemas.commands import AnyCommand, CommandReply, OpenAccount
+from schemas.commands import AnyCommand, OpenAccount
 from tests.unit.memory_ledger import MemoryLedger
 
 HEADER = "id,account,date,amount,type\n"
@@ -75,7 +76,7 @@ def test_all_accounts_are_opened_before_the_first_row(file: Path) -> None:
     ]
 
 
-def test_running_it_again_changes_nothing_and_says_the_same(file: Path) -> None:
+def test_running_it_again_changes_nothing_and_says_what_was_there(file: Path) -> None:
     ledger = MemoryLedger()
     first = Import(file, mapping()).run(ledger)
     events = ledger.events
@@ -84,6 +85,19 @@ def test_running_it_again_changes_nothing_and_says_the_same(file: Path) -> None:
 
     assert ledger.events == events
     assert (second.accepted, second.refused, second.opened) == (first.accepted, first.refused, first.opened)
+    assert (first.accepted_before, first.opened_before) == (0, 0)
+    assert (second.accepted_before, second.opened_before) == (4, 2)
+
+
+def test_a_file_that_has_grown_says_how_many_rows_are_new(file: Path) -> None:
+    ledger = MemoryLedger()
+    Import(file, mapping()).run(ledger)
+    with file.open("a") as text:
+        text.write("7,A,2020-01-04,1.00,C\n8,C,2020-01-04,1.00,C\n")
+
+    tally = Import(file, mapping()).run(ledger)
+
+    assert (tally.accepted, tally.accepted_before, tally.opened, tally.opened_before) == (6, 4, 3, 2)
 
 
 def test_a_compressed_file_is_the_same_file(file: Path) -> None:
@@ -145,7 +159,7 @@ def test_accounts_imported_longer_ago_than_the_ledger_remembers_stop_the_import(
     ledger.forget_commands()
     events = ledger.events
 
-    with pytest.raises(AccountsExist, match=r"2 accounts of the file exist already \(A, B\)"):
+    with pytest.raises(AccountsExist, match=r"the ledger has 2 accounts of the file already \(A, B\)"):
         Import(file, mapping()).run(ledger)
 
     assert ledger.events == events
@@ -273,12 +287,12 @@ class InterruptedLedger(MemoryLedger):
         super().__init__(window=3)
         self.replies_left = replies
 
-    def send_many(self, commands: Iterable[AnyCommand]) -> Iterator[CommandReply]:
-        for reply in super().send_many(commands):
+    def answers(self, commands: Iterable[AnyCommand]) -> Iterator[Answer]:
+        for answer in super().answers(commands):
             if self.replies_left == 0:
                 raise Interrupted
             self.replies_left -= 1
-            yield reply
+            yield answer
 
 
 @pytest.mark.parametrize("replies", range(8))

@@ -72,6 +72,10 @@ def test_a_mapping_is_read(tmp_path: Path) -> None:
         ('reason = "{text}, {bank}"', 'reason = "{text"', "is not a template"),
         ('thousands_separator = "."', 'thousands_separator = ","', "are the same"),
         ('delimiter = ";"', 'delimiter = ";"\nencoding = "latin-99"', 'encoding "latin-99" is not known'),
+        ('"%d.%m.%Y"', '"%d.%m."', 'date_format: "%d.%m." is not a date format that Python can read'),
+        ('"%d.%m.%Y"', '"%Y"', 'date_format: "%Y" does not say year, month and day'),
+        ('"%d.%m.%Y"', '"%Y %Y"', 'date_format: "%Y %Y" is not a date format'),
+        ('"%d.%m.%Y"', '"%d.%m.%Q"', "date_format: "),
         ('name = "bank"', "name = bank", "is not TOML"),
     ],
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from schemas.commands import Deposit, OpenAccount, Withdraw
 
 HEADER = "id,account,date,amount,type,text"
 COLUMNS = {"row_id": "id", "account": "account", "date": "date", "amount": "amount"}
+
+PACKED = gzip.compress(b"a,b\n1,2\n")
+DAMAGED = PACKED[:10] + b"\xff" * 8 + PACKED[18:]
+"""A compressed file whose first block is of a type that there is not."""
 
 
 def mapping(**changes: Any) -> Mapping:
@@ -86,15 +91,21 @@ class TestFiles:
         with pytest.raises(UnreadableFile, match="is empty"):
             RowFile(tmp_path / "rows.csv", FileFormat())
 
+    def test_a_pipe_is_refused_since_it_can_be_read_once_only(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(UnreadableFile, match="is not a regular file"):
+            RowFile(tmp_path / "pipe", FileFormat())
+
     @pytest.mark.parametrize(
         ("content", "message"),
         [
             (b"a,b\n1,2\n3,\xff\n", "not utf-8-sig text"),
             (b'a,b\n1,2\n3,"4"5\n', "line 3: not CSV"),
-            (gzip.compress(b"a,b\n" + b"1,2\n" * 100_000)[:-20], "ends in the middle"),
+            (gzip.compress(b"a,b\n" + b"1,2\n" * 100_000)[:-20], "damaged or incomplete after line"),
+            (DAMAGED, "damaged or incomplete after line 1"),
             (b"a,b\n1," + b"x" * 200_000 + b"\n", "line 2: not CSV as the mapping says: field larger"),
         ],
-        ids=["encoding", "quotes", "truncated", "endless field"],
+        ids=["encoding", "quotes", "truncated", "damaged", "endless field"],
     )
     def test_where_it_stops_being_csv_is_named(self, tmp_path: Path, content: bytes, message: str) -> None:
         path = tmp_path / "rows.csv"
@@ -200,6 +211,7 @@ class TestRows:
             ("7,1,1993-01-02,1e3,C,", 'amount: "1e3" is not an amount'),
             ("7,1,1993-01-02,NaN,C,", 'amount: "NaN" is not an amount'),
             ("7,1,1993-01-02,-5,C,", "negative"),
+            (f"7,1,1993-01-02,5,C,{'x' * 10_000}", "texts of the row have 10,003 characters"),
         ],
     )
     def test_what_cannot_be_read_is_named(self, tmp_path: Path, row: str, message: str) -> None:
