@@ -140,12 +140,14 @@ class Assignment:
         Raises:
             LogDamaged, RestoreStalled, KafkaException: see `command_service.restore`.
         """
-        wanted = frozenset(self._assigned)
+        # Every assignment is a set of its own: the same partitions, given back and taken again meanwhile, may have had
+        # another owner in between.
+        wanted = self._assigned
         window_ms = int(self._settings.remembered_hours * 3_600_000)
 
         def keep_alive() -> None:
             self._consumer.poll(0)
-            if self._stopping.is_set() or self._assigned != wanted:
+            if self._stopping.is_set() or self._assigned is not wanted:
                 raise _Interrupted
 
         try:
@@ -172,9 +174,9 @@ class Assignment:
         if error is not None:
             if error.fatal() or error.code() in UNREADABLE:
                 raise CommandsUnreadable(
-                    f"{origin(message)}: {error}. No record "
-                    "from there on can be had. Once it is known what stands there, move the group "
-                    f"{self._connections.topics.command_service_group} past it with kafka-consumer-groups.sh"
+                    f"{origin(message)}: {error}. No record from there on can be had. Once it is known what stands "
+                    f"there, move the group {self._connections.topics.command_service_group} past it with "
+                    "kafka-consumer-groups.sh"
                 )
             # librdkafka goes on by itself after any other error, such as a broker that is away.
             _log.warning("consumer: %s", error)
@@ -218,7 +220,7 @@ class Assignment:
         self._drop()
 
     def _drop(self) -> None:
-        self._assigned.clear()
+        self._assigned = set()
         self.states.clear()
         self._next.clear()
         metrics.ACCOUNTS.clear()

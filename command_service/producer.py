@@ -17,7 +17,7 @@ from schemas.connections import Connections
 
 _log: Final = logging.getLogger(__name__)
 
-TRANSACTION_TIMEOUT_MS: Final = 10_000
+_TRANSACTION_TIMEOUT_MS: Final = 10_000
 """Short, so that a dead owner's open transaction does not hold the log for long."""
 
 _SOCKET_TIMEOUT_MS: Final = 5_000
@@ -65,7 +65,7 @@ class TransactionalProducer:
         producer = Producer(
             self._connections.kafka(
                 transactional_id=self._transactional_id,
-                transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+                transaction_timeout_ms=_TRANSACTION_TIMEOUT_MS,
                 socket_timeout_ms=_SOCKET_TIMEOUT_MS,
                 acks="all",
                 compression_type="lz4",

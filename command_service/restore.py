@@ -33,7 +33,6 @@ _OFFSETS_AN_ANSWER: Final = 4
 _READ: Final = 10_000
 _READ_TIMEOUT_S: Final = 0.2
 
-
 UNREADABLE: Final = {KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError._AUTO_OFFSET_RESET}
 """Errors after which librdkafka stays where it is: the next record is never given out."""
 
