@@ -21,18 +21,21 @@ LEAST_S: Final = 0.05
 """What a request is given when a deadline has all but passed, so that its error says more than "timed out"."""
 
 _ATTEMPT_S: Final = 1.0
-"""One metadata request's bound: an answer takes milliseconds, and between requests a refusal is noticed."""
+"""One request's bound: an answer takes milliseconds, and between requests a refusal is noticed."""
 
 _GIVE_UP_S: Final = 2.0
 """For how long every broker may refuse before the first contact fails: a name with several addresses (`localhost`
 may first be an IPv6 one) is refused once or twice before the right address is tried."""
 
 _NO_LEADER: Final = {
+    KafkaError._NOENT,
+    KafkaError._TIMED_OUT,
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.UNKNOWN_TOPIC_OR_PART,
 }
-"""What an existing topic answers just after it was created or while its leader changes: ask again a little later."""
+"""What asking for an end comes to just after the topic was created or while its leader changes: ask again a little
+later. librdkafka's own second look for a leader comes after three seconds, so each request is given less than that."""
 
 BATCH: Final = 1000
 """Records taken at once: beyond this the cost of a call no longer shows."""
@@ -142,7 +145,7 @@ def ends(connections: Connections, places: Iterable[tuple[str, int]], deadline: 
         found = admin.list_offsets(
             asked,
             isolation_level=IsolationLevel.READ_UNCOMMITTED,
-            request_timeout=max(LEAST_S, deadline - time.monotonic()),
+            request_timeout=max(LEAST_S, min(deadline - time.monotonic(), _ATTEMPT_S)),
         )
         try:
             return [TopicPartition(at.topic, at.partition, end.result().offset) for at, end in found.items()]

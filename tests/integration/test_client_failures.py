@@ -12,7 +12,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from daybook import Client, NotTaken, ReadTimeout, ReplyTimeout, Unreachable, UnreadableRecord
+from daybook import Client, NotTaken, ReadTimeout, ReplyTimeout, Unreachable, UnreadableRecord, kafka
 from schemas.commands import Deposit, Freeze, OpenAccount
 from schemas.connections import Connections
 from schemas.topics import event_key, partition_of
@@ -145,3 +145,14 @@ def test_the_log_is_read_to_its_end_past_open_and_aborted_transactions(deployed:
             list(client.events())
         producer.abort_transaction(30)
         assert list(client.events()) == []
+
+
+def test_the_ends_of_a_topic_are_had_as_soon_as_it_has_leaders(connections: Connections) -> None:
+    """librdkafka itself finds none, or looks for them again after three seconds."""
+    topic = f"{connections.namespace}.late"
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(kafka.ends, connections, [(topic, p) for p in range(PARTITIONS)], time.monotonic() + 2.5)
+        time.sleep(0.2)
+        create_topics(connections, topic)
+
+        assert [end.offset for end in asked.result()] == [0] * PARTITIONS
