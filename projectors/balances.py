@@ -15,7 +15,7 @@ Cluster. Functions belong to the server and keys to a database: several ledgers 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Final, assert_never
@@ -38,8 +38,8 @@ from schemas.events import (
     MoneyWithdrawn,
     OverdraftLimitSet,
 )
+from schemas.readmodels import BALANCES_CHECKPOINT_KEY, balance_key
 
-CHECKPOINT_KEY: Final = "daybook:checkpoint:balances"
 _FUNCTION: Final = "daybook_apply_balances_1"
 
 ACCOUNTS_PER_CALL: Final = 1000
@@ -80,6 +80,8 @@ class BalancesProjector:
     """See `projectors.projector.Projector`. `source` is the log that the model is made from."""
 
     name: Final = "balances"
+    linger_s: Final = 0.0
+    moves_without_events: Final = True
 
     def __init__(self, redis: Redis, source: Source, *, accounts_per_call: int = ACCOUNTS_PER_CALL) -> None:
         self._redis = redis
@@ -88,27 +90,29 @@ class BalancesProjector:
         self._loaded = False
 
     def checkpoint(self, partition: int) -> int | None:
-        log, offset = self._ask(lambda: self._redis.hmget(CHECKPOINT_KEY, ["log", str(partition)]))
+        log, offset = self._ask(lambda: self._redis.hmget(BALANCES_CHECKPOINT_KEY, ["log", str(partition)]))
         if log is not None and log.decode() != self._log:
             raise self._foreign(log.decode())
         if offset is not None and not offset.isdigit():
             raise CannotProject(
-                f"Redis has {offset!r} as the checkpoint of partition {partition} in {CHECKPOINT_KEY}, which is no "
-                "offset: somebody else wrote it. Deleting the key has the model replayed from the log's start"
+                f"Redis has {offset!r} as the checkpoint of partition {partition} in {BALANCES_CHECKPOINT_KEY}, which "
+                "is no offset: somebody else wrote it. Deleting the key has the model replayed from the log's start"
             )
         return None if offset is None else int(offset)
 
-    def apply(self, batch: Batch) -> None:
-        # Each call has its own checkpoint. If only the last had one, a server that forgot what the calls before it did
-        # (restarted, or replaced by a replica that lags) would store it all the same.
-        for part in cut(batch, self._accounts_per_call):
-            self._apply(part)
+    def apply(self, batches: Sequence[Batch]) -> None:
+        for batch in batches:
+            # Each call has its own checkpoint. If only the last had one, a server that forgot what the calls before it
+            # did (restarted, or replaced by a replica that lags) would store it all the same.
+            for part in cut(batch, self._accounts_per_call):
+                self._apply(part)
 
     def _apply(self, batch: Batch) -> None:
         changes = collapse(batch)
         base = "" if batch.base is None else str(batch.base)
-        keys = [CHECKPOINT_KEY, *(f"balance:{account_id}" for account_id in changes)]
-        arguments: list[int | str] = [self._log, str(batch.partition), base, str(batch.next_offset)]
+        keys = [BALANCES_CHECKPOINT_KEY, *(balance_key(account_id) for account_id in changes)]
+        next_offset = "" if batch.next_offset is None else str(batch.next_offset)
+        arguments: list[int | str] = [self._log, str(batch.partition), base, next_offset]
         for change in changes.values():
             arguments += _arguments(change)
         verdict, *details = self._ask(lambda: self._call(keys, arguments))
@@ -245,5 +249,6 @@ def _gap(batch: Batch, key: str, stands_at: int, found: int | None = None) -> Ca
     return CannotProject(
         f"account {account_id}: Redis has it at sequence {stands_at}, and its next event in the log is {first} "
         f"({where}). Either {key} was changed by somebody else, or events are missing from the log. Deleting {key} and "
-        f"{CHECKPOINT_KEY} has the model replayed from the log's start, which repairs the first and names the second"
+        f"{BALANCES_CHECKPOINT_KEY} has the model replayed from the log's start, which repairs the first and names the "
+        "second"
     )

@@ -30,18 +30,18 @@ class Batch:
 
     `events[i]` was read at `offsets[i]`. `base` is the checkpoint that the batch builds on (None: the sink has none),
     `next_offset` the one to store with its effects. Without events, a batch moves the checkpoint past what holds no
-    events, or asks whether the sink still stands at `base`.
+    events, or asks whether the sink still stands at `base`; then both may be None.
     """
 
     partition: int
     base: int | None
     events: Sequence[RecordedEvent]
     offsets: Sequence[int]
-    next_offset: int
+    next_offset: int | None
 
 
 class Projector(Protocol):
-    """One read model. The runner alone calls it, from one thread; both methods may block for seconds.
+    """One read model. One thread alone calls it; all methods may block for seconds.
 
     What `apply` does takes effect together with the checkpoint or, where the sink cannot do that, before it and so
     that doing it again changes nothing. Then a crash at any moment costs only reading again.
@@ -51,19 +51,31 @@ class Projector(Protocol):
     def name(self) -> str:
         """What the projector is called on the command line, in its consumer group and in metrics."""
 
+    @property
+    def linger_s(self) -> float:
+        """How long to gather events for one `apply`: 0 where a write is cheap, more where each write leaves a file."""
+
+    @property
+    def moves_without_events(self) -> bool:
+        """Whether a checkpoint is worth a write of its own, to move past offsets that hold no events."""
+
     def checkpoint(self, partition: int) -> int | None:
         """The offset to read next, as stored in the sink; None when it has none.
+
+        Asked whenever partitions are taken and after every failure: what was remembered of the sink no longer counts.
 
         Raises:
             SinkUnavailable: it could not be asked.
             CannotProject: it holds the read model of another log.
         """
 
-    def apply(self, batch: Batch) -> None:
-        """Write the batch's effects and its `next_offset`, unless the stored checkpoint differs from its `base`.
+    def apply(self, batches: Sequence[Batch]) -> None:
+        """Write the effects and the `next_offset` of batches of different partitions.
+
+        None of a batch is written whose `base` is not the stored checkpoint. Batches before it may have been.
 
         Raises:
-            CheckpointMoved: it does differ.
-            SinkUnavailable: the sink failed; whether the batch was applied is not known.
+            CheckpointMoved: one does differ.
+            SinkUnavailable: the sink failed; whether the batches were applied is not known.
             CannotProject: the events, or what the sink holds, cannot be right.
         """

