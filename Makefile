@@ -36,7 +36,7 @@ imports: $(STAMP)  ## the import rules of docs/ARCHITECTURE.md
 
 check: lint types imports  ## lint, types and import rules
 
-up: $(STAMP)  ## start the local stack in .daybook and deploy topics and schemas
+up: $(STAMP)  ## start the local stack in .daybook and deploy topics, schemas and search indices
 	$(BIN)/daybook stack up && $(BIN)/daybook deploy apply
 
 down: $(STAMP)  ## stop the local stack; its data stays

@@ -19,12 +19,14 @@ from schemas.connections import Connections, NotConfigured
 _DRIFT_OR_REFUSED: Final = 1
 _UNREACHABLE: Final = 4
 
-app = typer.Typer(help="Topics and schemas: deploy them, or show how they differ.", no_args_is_help=True)
+app = typer.Typer(
+    help="Topics, schemas and search indices: deploy them, or show how they differ.", no_args_is_help=True
+)
 
 
 @app.callback()
 def deploy() -> None:
-    """Topics and schemas: deploy them, or show how they differ."""
+    """Topics, schemas and search indices: deploy them, or show how they differ."""
 
 
 @app.command()
@@ -40,13 +42,14 @@ def apply(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Create and configure the topics and register the schemas, where they differ from what Daybook needs.
+    """Create topics, register schemas and put index templates, where they differ from what Daybook needs.
 
-    Running it again changes nothing. Settings that Daybook does not care about, other topics and other subjects are
-    left alone. A partition count cannot change: if it differs, nothing is done.
+    Running it again changes nothing. Settings that Daybook does not care about, other topics, other subjects and other
+    indices are left alone. A partition count cannot change: if it differs, nothing is done. Without
+    DAYBOOK_ELASTICSEARCH_URL the search indices are left out.
 
-    Exit codes: 0 done, or nothing to do; 1 something differs (--check) or was refused; 2 wrong usage; 4 Kafka or the
-    registry cannot be reached, or is not configured.
+    Exit codes: 0 done, or nothing to do; 1 something differs (--check) or was refused; 2 wrong usage; 4 Kafka, the
+    registry or Elasticsearch cannot be reached, or is not configured.
 
     Examples:
 
@@ -65,6 +68,8 @@ def apply(
 
     with _errors_told():
         connections = Connections.from_environment()
+        if connections.elasticsearch_url is None:
+            typer.echo("DAYBOOK_ELASTICSEARCH_URL is not set: the search indices are left out", err=True)
         if check:
             differences = plan(connections, partitions=partitions, replication=replication)
         else:
@@ -95,7 +100,7 @@ def _errors_told() -> Iterator[None]:
 def _summary(done: int, left: int) -> str:
     match done, left:
         case 0, 0:
-            return "nothing to do: topics and schemas are as they should be"
+            return "nothing to do: all is as it should be"
         case 0, _:
             return f"{left} differ"
         case _, 0:

@@ -1,9 +1,10 @@
-"""Topics and schemas as wanted against as found: what differs, and making it so."""
+"""Topics, schemas and search indices as wanted against as found: what differs, and making it so."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from typing import Final, assert_never
 
 from deploy.brokers import Brokers, FoundCluster, compared
@@ -12,14 +13,20 @@ from deploy.differences import (
     CompatibilityDiffers,
     Difference,
     IncompatibleSchema,
+    IndexFieldDiffers,
+    IndexLacksField,
     MissingSchema,
     MissingSubject,
+    MissingTemplate,
     MissingTopic,
     PartitionCountDiffers,
     ReplicationDiffers,
+    TemplateDiffers,
     TopicConfigDiffers,
 )
+from deploy.elasticsearch import SearchIndices
 from deploy.errors import Refused
+from deploy.indices import template_definitions
 from deploy.subjects import Subjects
 from deploy.wanted import DEFAULT_PARTITIONS, subject_definitions, topic_definitions
 from schemas.connections import Connections
@@ -28,6 +35,15 @@ _WHAT_TO_DO: Final = (
     "Nothing was changed. Deploy with the partition count that the topics were created with, and with the schemas that "
     "were released to this registry; or begin another ledger beside this one by setting DAYBOOK_NAMESPACE"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Servers:
+    """What is compared. Without search indices where no Elasticsearch is configured: a ledger may go without."""
+
+    brokers: Brokers
+    subjects: Subjects
+    search: SearchIndices | None
 
 
 def plan(
@@ -40,11 +56,11 @@ def plan(
         replication: how many replicas each topic should have; without it three, or as many as there are brokers.
 
     Raises:
-        Unreachable: Kafka or the registry did not answer.
+        Unreachable: Kafka, the registry or Elasticsearch did not answer.
         Refused: one of them turned a question down.
     """
-    with closing(Subjects(connections)) as subjects:
-        return _plan(Brokers(connections), subjects, connections, partitions, replication)
+    with ExitStack() as cleanup:
+        return _plan(_servers(connections, cleanup), connections, partitions, replication)
 
 
 def apply(
@@ -56,19 +72,19 @@ def apply(
 ) -> list[Difference]:
     """Bring the servers to what is wanted, and return how they differed. May be repeated, also after a failure.
 
-    `applied` is called for each difference once it is put right; a difference in replication is left as it is. The
-    other arguments are those of `plan`.
+    `applied` is called for each difference once it is put right; a difference in replication, or in the kind of an
+    index's field, is left as it is. The other arguments are those of `plan`.
 
     Raises:
         Refused: a partition count or a schema differs in a way that cannot be put right: then nothing is changed. Or a
             server turned a change down: those before it are made.
-        Unreachable: Kafka or the registry did not answer.
+        Unreachable: Kafka, the registry or Elasticsearch did not answer.
     """
-    brokers = Brokers(connections)
-    with closing(Subjects(connections)) as subjects:
-        differences = _plan(brokers, subjects, connections, partitions, replication)
+    with ExitStack() as cleanup:
+        servers = _servers(connections, cleanup)
+        differences = _plan(servers, connections, partitions, replication)
         refuse(differences)
-        _apply(differences, brokers, subjects, applied)
+        _apply(differences, servers, applied)
     return differences
 
 
@@ -79,18 +95,32 @@ def refuse(differences: Sequence[Difference]) -> None:
         raise Refused("\n".join((*refusals, _WHAT_TO_DO)))
 
 
+def _servers(connections: Connections, cleanup: ExitStack) -> _Servers:
+    subjects = cleanup.enter_context(closing(Subjects(connections)))
+    search = None
+    if connections.elasticsearch_url is not None:
+        search = cleanup.enter_context(closing(SearchIndices(connections)))
+    return _Servers(Brokers(connections), subjects, search)
+
+
 def _plan(
-    brokers: Brokers, subjects: Subjects, connections: Connections, partitions: int | None, replication: int | None
+    servers: _Servers, connections: Connections, partitions: int | None, replication: int | None
 ) -> list[Difference]:
     topics = connections.topics
-    found = brokers.found([topic.name for topic in topic_definitions(topics, DEFAULT_PARTITIONS)])
+    found = servers.brokers.found([topic.name for topic in topic_definitions(topics, DEFAULT_PARTITIONS)])
     if replication is not None and replication > found.brokers:
         raise Refused(
             f"replication {replication} needs as many brokers, and of those at {connections.kafka_bootstrap} "
             f"{found.brokers} are up: ask for fewer replicas, or start more brokers"
         )
     wanted = topic_definitions(topics, partitions or _partitions(connections, found))
-    return [*compared(wanted, found, replication), *subjects.compared(subject_definitions(topics))]
+    differences: list[Difference] = [
+        *compared(wanted, found, replication),
+        *servers.subjects.compared(subject_definitions(topics)),
+    ]
+    if servers.search is not None:
+        differences += servers.search.compared(template_definitions(connections.indices))
+    return differences
 
 
 def _partitions(connections: Connections, found: FoundCluster) -> int:
@@ -101,9 +131,8 @@ def _partitions(connections: Connections, found: FoundCluster) -> int:
     return DEFAULT_PARTITIONS
 
 
-def _apply(
-    differences: Sequence[Difference], brokers: Brokers, subjects: Subjects, applied: Callable[[Applicable], None]
-) -> None:
+def _apply(differences: Sequence[Difference], servers: _Servers, applied: Callable[[Applicable], None]) -> None:
+    brokers, subjects = servers.brokers, servers.subjects
     # One request each for all topics and for all settings; the order of the others is that of the plan.
     missing = [one for one in differences if isinstance(one, MissingTopic)]
     if missing:
@@ -121,7 +150,11 @@ def _apply(
                 subjects.set_compatibility(difference.subject)
             case MissingSchema():
                 subjects.register(difference.subject, difference.schema)
-            case ReplicationDiffers() | PartitionCountDiffers() | IncompatibleSchema():
+            case MissingTemplate() | TemplateDiffers() | IndexLacksField():
+                # Without Elasticsearch there is no such difference.
+                if servers.search is not None:
+                    servers.search.bring(difference)
+            case ReplicationDiffers() | IndexFieldDiffers() | PartitionCountDiffers() | IncompatibleSchema():
                 continue
             case _:
                 assert_never(difference)

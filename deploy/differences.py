@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from deploy.indices import TemplateDefinition
 from deploy.wanted import COMPATIBILITY, SubjectDefinition, TopicDefinition
 from schemas.codec import ReleasedSchema
 
@@ -134,6 +137,84 @@ class IncompatibleSchema:
         )
 
 
-Applicable = MissingTopic | TopicConfigDiffers | MissingSubject | MissingSchema | CompatibilityDiffers
+@dataclass(frozen=True, slots=True)
+class MissingTemplate:
+    template: TemplateDefinition
+
+    @property
+    def problem(self) -> str:
+        return f"index template {self.template.name} is missing"
+
+    @property
+    def remedy(self) -> str:
+        return f"put for {self.template.pattern}"
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateDiffers:
+    """`differing` names the parts; `settings` are those found, which stay."""
+
+    template: TemplateDefinition
+    differing: tuple[str, ...]
+    settings: Mapping[str, str]
+
+    @property
+    def problem(self) -> str:
+        return f"index template {self.template.name} differs in {', '.join(self.differing)}"
+
+    @property
+    def remedy(self) -> str:
+        return "put as wanted"
+
+
+@dataclass(frozen=True, slots=True)
+class IndexLacksField:
+    """The index is of an older Daybook. `mapping` is the whole field's, of which perhaps a sub-field is lacking."""
+
+    index: str
+    field: str
+    mapping: Mapping[str, Any]
+
+    @property
+    def problem(self) -> str:
+        return f"index {self.index} lacks field {self.field}"
+
+    @property
+    def remedy(self) -> str:
+        return "added; documents that are there already get it by `daybook rebuild search`"
+
+
+@dataclass(frozen=True, slots=True)
+class IndexFieldDiffers:
+    """Reported and left: a field's mapping cannot change, but a new index is made with the template's."""
+
+    index: str
+    field: str
+    found: Mapping[str, Any]
+    wanted: Mapping[str, Any]
+
+    @property
+    def problem(self) -> str:
+        return (
+            f"index {self.index}: field {self.field} is {_mapping(self.found)}, wanted {_mapping(self.wanted)} "
+            "(left as it is: `daybook rebuild search` makes a new index)"
+        )
+
+
+def _mapping(mapping: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in sorted(mapping.items(), key=lambda item: item[0] != "type"))
+
+
+Applicable = (
+    MissingTopic
+    | TopicConfigDiffers
+    | MissingSubject
+    | MissingSchema
+    | CompatibilityDiffers
+    | MissingTemplate
+    | TemplateDiffers
+    | IndexLacksField
+)
+Left = ReplicationDiffers | IndexFieldDiffers
 Refusal = PartitionCountDiffers | IncompatibleSchema
-Difference = Applicable | ReplicationDiffers | Refusal
+Difference = Applicable | Left | Refusal

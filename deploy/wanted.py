@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
+from schemas.alerts import Alert
 from schemas.codec import ReleasedSchema, is_command, is_event, released
 from schemas.topics import Topics, subject
 
@@ -64,6 +65,8 @@ def topic_definitions(topics: Topics, partitions: int) -> tuple[TopicDefinition,
         # An answer is written to the partition of its account, so that who takes partition i restores from replies i
         # which command ids were answered.
         TopicDefinition(topics.replies, partitions, _REPLIES, accounts_live_here=True),
+        # An alert is written to the partition of its account, so that an account's alerts stay in order.
+        TopicDefinition(topics.alerts, partitions, _ALERTS, accounts_live_here=True),
         TopicDefinition(topics.parked, partitions, _PARKED, accounts_live_here=False),
         TopicDefinition(topics.subject_keys, partitions, _SUBJECT_KEYS, accounts_live_here=False),
     )
@@ -82,6 +85,8 @@ def _topic_of(record_name: str, topics: Topics) -> str:
         return topics.commands
     if is_event(record_name):
         return topics.events
+    if record_name == Alert.FULL_NAME:
+        return topics.alerts
     return topics.replies
 
 
@@ -147,6 +152,13 @@ _SNAPSHOTS: Final = {
 }
 # The memory of command ids is restored from here, and covers a day by default.
 _REPLIES: Final = {**_EVERY_TOPIC, **_deleted_after(_DAY_MS)}
+_ALERTS: Final = {
+    **_EVERY_TOPIC,
+    # An alert that is given again has the same key and the same content: one of them is enough.
+    **_deleted_after(90 * _DAY_MS),
+    "cleanup.policy": "compact,delete",
+    "segment.ms": str(7 * _DAY_MS),
+}
 _PARKED: Final = {
     **_EVERY_TOPIC,
     **_deleted_after(30 * _DAY_MS),

@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from importlib import resources
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from fastavro.schema import SchemaParseException, fullname, to_parsing_canonical_form
 from msgspec.structs import asdict, fields
 
+from schemas import quick
+from schemas.alerts import Alert
 from schemas.commands import COMMAND_NAMESPACE, COMMAND_TYPES, AnyCommand, CommandReply, CommandStatus
 from schemas.events import EVENT_NAMESPACE, EVENT_TYPES, Event, RecordedEvent
 from schemas.registry import SchemaNotRegistered
@@ -41,6 +43,15 @@ _COMMANDS: Final[Mapping[str, type[AnyCommand]]] = {f"{COMMAND_NAMESPACE}.{t.__n
 _EVENTS: Final[Mapping[str, type[Event]]] = {f"{EVENT_NAMESPACE}.{t.__name__}": t for t in EVENT_TYPES}
 
 Schema = dict[str, Any]
+
+_QuickFields = tuple[tuple[str, Callable[[bytes, int], tuple[quick.Value, int]]], ...]
+
+_QUICK_READERS: Final[Mapping[str, Callable[[bytes, int], tuple[quick.Value, int]]]] = {
+    json.dumps("long"): quick.number,
+    json.dumps("string"): quick.text,
+    json.dumps(["null", "string"]): quick.optional_text,
+}
+"""By a field's type, without logical types, as JSON."""
 
 
 class Undecodable(ValueError):
@@ -99,9 +110,9 @@ def is_event(name: str) -> bool:
 
 
 def record_name(record_type: type) -> str:
-    """The full Avro name of a command, an event or the reply."""
-    if record_type is CommandReply:
-        return CommandReply.FULL_NAME
+    """The full Avro name of a command, an event, the reply or the alert."""
+    if issubclass(record_type, CommandReply | Alert):
+        return record_type.FULL_NAME
     namespace = COMMAND_NAMESPACE if record_type in COMMAND_TYPES else EVENT_NAMESPACE
     return f"{namespace}.{record_type.__name__}"
 
@@ -122,7 +133,7 @@ class Codec:
     def look_up_commands(self, topic: str, types: Iterable[type[AnyCommand]] = COMMAND_TYPES) -> None:
         """Look up the ids of commands on a topic, which is what writing them takes, and spares reading them a question.
 
-        Raises what `Registry.schema_id` does, as the other two do.
+        Raises what `Registry.schema_id` does, as the others do.
         """
         for command_type in types:
             self._plain[command_type] = self._plain_writer(topic, command_type)
@@ -130,6 +141,10 @@ class Codec:
     def look_up_replies(self, topic: str) -> None:
         """Look up the id of replies on a topic."""
         self._plain[CommandReply] = self._plain_writer(topic, CommandReply)
+
+    def look_up_alerts(self, topic: str) -> None:
+        """Look up the id of alerts on a topic."""
+        self._plain[Alert] = self._plain_writer(topic, Alert)
 
     def look_up_events(self, topic: str) -> None:
         """Look up the ids of events on a topic."""
@@ -159,7 +174,10 @@ class Codec:
     def encode_reply(self, reply: CommandReply) -> bytes:
         return self._encode(reply)
 
-    def _encode(self, record: AnyCommand | CommandReply) -> bytes:
+    def encode_alert(self, alert: Alert) -> bytes:
+        return self._encode(alert)
+
+    def _encode(self, record: AnyCommand | CommandReply | Alert) -> bytes:
         writer = self._plain[type(record)]
         out = io.BytesIO()
         out.write(writer.header)
@@ -199,6 +217,13 @@ class Codec:
         record = reader.whole(body)
         return CommandReply(**(record | {"status": CommandStatus(record["status"])}))
 
+    def decode_alert(self, value: bytes | None) -> Alert:
+        """Raises: `Undecodable`, or `RegistryUnavailable` when an unknown id could not be asked for."""
+        reader, body = self._open(value)
+        if reader.name != Alert.FULL_NAME:
+            raise Undecodable("not_an_alert", f"{reader.name} is not an alert")
+        return Alert(**reader.whole(body))
+
     def decode_event(self, value: bytes | None, *, previous: bytes | None = None) -> RecordedEvent:
         """An event of any released version, as its newest. With `previous`, its chain hash is verified as well.
 
@@ -211,14 +236,14 @@ class Codec:
         if reader.event is None:
             raise Undecodable("not_an_event", f"{reader.name} is not an event")
         common, own, cut = reader.event(body)
+        recorded = RecordedEvent(*common, _EVENTS[reader.name](**own))
         if previous is not None:
-            found: bytes = common["chain_hash"]
             head, tail = body[: cut - _CHAIN_HASH_BYTES], body[cut:]
-            if chain(previous, reader.fingerprint, head, tail) != found:
+            if chain(previous, reader.fingerprint, head, tail) != recorded.chain_hash:
                 raise ChainBroken(
-                    f"event {common['account_id']}/{common['sequence']} does not follow from the event before it"
+                    f"event {recorded.account_id}/{recorded.sequence} does not follow from the event before it"
                 )
-        return RecordedEvent(**common, event=_EVENTS[reader.name](**own))
+        return recorded
 
     def _open(self, value: bytes | None) -> tuple[_Reader, bytes]:
         if value is None or len(value) < HEADER_BYTES or value[0] != _MAGIC:
@@ -267,10 +292,11 @@ class _Reader:
         known = newest().get(self.name)
         same = known is None or _fingerprint(json.loads(known.text)) == self.fingerprint
         self._target = None if known is None or same else _parsed(json.loads(known.text))
-        self.event: Callable[[bytes], tuple[Schema, Schema, int]] | None = None
+        self.event: Callable[[bytes], tuple[quick.Common, Schema, int]] | None = None
         if is_event(self.name) and known is not None:
             self._common, self._own = _split(schema)
             self._own_target = None if same else _split(json.loads(known.text))[1]
+            self._quick_own = _quick_fields(schema) if same else None
             self.event = self._event
 
     def whole(self, body: bytes) -> Schema:
@@ -279,14 +305,27 @@ class _Reader:
         self._must_end(data, body)
         return record
 
-    def _event(self, body: bytes) -> tuple[Schema, Schema, int]:
-        """The common fields, the event's own, and where in the body the own begin."""
+    def _event(self, body: bytes) -> tuple[quick.Common, Schema, int]:
+        """The common fields' values, the event's own fields, and where in the body the own begin."""
+        if self._quick_own is not None and (quickly := self._quickly(body, self._quick_own)) is not None:
+            return quickly
         data = io.BytesIO(body)
         common = self._read(data, self._common, None)
         cut = data.tell()
         own = self._read(data, self._own, self._own_target)
         self._must_end(data, body)
-        return common, own, cut
+        return cast(quick.Common, tuple(common.values())), own, cut
+
+    def _quickly(self, body: bytes, readers: _QuickFields) -> tuple[quick.Common, Schema, int] | None:
+        """The same, or None when it is not as `schemas.quick` expects it."""
+        try:
+            common, cut = quick.common(body)
+            own, at = {}, cut
+            for name, read in readers:
+                own[name], at = read(body, at)
+        except (quick.Unusual, IndexError, ValueError):
+            return None
+        return (common, own, cut) if at == len(body) else None
 
     def _read(self, data: io.BytesIO, writer: Schema, target: Schema | None) -> Schema:
         try:
@@ -325,6 +364,27 @@ def _split(schema: Schema) -> tuple[Schema, Schema]:
         raise ValueError(f"{fullname(schema)} does not begin with the fields that every event has")
     plain = {**schema, "fields": schema["fields"][:count]}, {**schema, "fields": schema["fields"][count:]}
     return _parsed(plain[0]), _parsed(plain[1])
+
+
+def _quick_fields(schema: Schema) -> _QuickFields | None:
+    """How to read an event's own fields the quick way; None when the event is not laid out for it."""
+    plain = [(field["name"], _plain_type(field["type"])) for field in schema["fields"]]
+    count = len(quick.COMMON_FIELDS)
+    if plain[:count] != [(name, json.dumps(kind)) for name, kind in quick.COMMON_FIELDS]:
+        return None
+    if any(kind not in _QUICK_READERS for _, kind in plain[count:]):
+        return None
+    return tuple((name, _QUICK_READERS[kind]) for name, kind in plain[count:])
+
+
+def _plain_type(schema: Any) -> str:
+    match _without_logical_types(schema):
+        case {"type": "fixed", "size": size}:
+            return json.dumps(f"fixed {size}")
+        case {"type": str() as primitive}:
+            return json.dumps(primitive)
+        case plain:
+            return json.dumps(plain)
 
 
 def _parsed(schema: Schema) -> Schema:

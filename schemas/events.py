@@ -89,11 +89,12 @@ EVENT_TYPES: Final[tuple[type[Event], ...]] = (
 )
 
 
-class RecordedEvent(Struct, frozen=True, kw_only=True, gc=False):
+class RecordedEvent(Struct, frozen=True, gc=False):
     """An event as it stands in the log: what happened, with who, when, why and its place in the account's stream.
 
     `chain_hash` is SHA-256 over the account's previous chain hash and this event's canonical bytes
-    (`schemas.codec.chain`), so that no earlier event can be changed unnoticed.
+    (`schemas.codec.chain`), so that no earlier event can be changed unnoticed. The fields are in the order in which
+    they are written.
     """
 
     event_id: str

@@ -55,11 +55,16 @@ class Indices:
 
 
 CHECKPOINT_FIELD: Final = "checkpoint"
-"""Elasticsearch: the object in which a checkpoint document has `log`, `offset` and perhaps `hold_until_ms`.
+"""Elasticsearch: the object in which a checkpoint document has `log` and `offset`.
 
 Both indices have one such document for each partition, and the model stands at the smaller of the two offsets. The
 aliases hide them by a filter, since they have no `account_id`.
 """
+
+
+SEARCH_HOLD_ID: Final = "/hold"
+"""Elasticsearch: the id of a document in the index of accounts that is there while a rebuilt copy is about to take the
+live model's place. Its `checkpoint` has `hold_until_ms`, in milliseconds since the Unix epoch."""
 
 
 def checkpoint_id(partition: int) -> str:

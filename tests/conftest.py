@@ -9,7 +9,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,9 @@ from schemas.connections import Connections
 from tests.processes import Process, environment
 
 PARTITIONS = 4
-_REDIS_DATABASES = 15
+# Each ledger has an even one, and its rebuilt balances the odd one above. The stack's server has 64, of which the
+# first two are left to people.
+_REDIS_DATABASES = range(2, 64, 2)
 
 
 @pytest.fixture(scope="session")
@@ -45,19 +47,27 @@ def stack_env(stack: Stack) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def new_connections(stack_env: dict[str, str]) -> Callable[[], Connections]:
-    """Makes connections to a ledger that nobody else uses: a namespace and an empty Redis database of its own."""
-    numbers = count()
+def new_connections(stack_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Connections]:
+    """Makes connections to a ledger that nobody else uses.
+
+    It has a namespace, two empty Redis databases, an empty catalog and an empty warehouse of its own.
+    """
+    databases = cycle(_REDIS_DATABASES)
 
     def make() -> Connections:
-        database = 1 + next(numbers) % _REDIS_DATABASES
-        url = stack_env["DAYBOOK_REDIS_URL"].rpartition("/")[0] + f"/{database}"
-        with redis.Redis.from_url(url) as client:
-            client.flushdb()
+        server = stack_env["DAYBOOK_REDIS_URL"].rpartition("/")[0]
+        database = next(databases)
+        for number in (database, database + 1):
+            with redis.Redis.from_url(f"{server}/{number}") as client:
+                client.flushdb()
+        warehouse = tmp_path_factory.mktemp("warehouse")
         return Connections(
             kafka_bootstrap=stack_env["DAYBOOK_KAFKA_BOOTSTRAP"],
             registry_url=stack_env["DAYBOOK_REGISTRY_URL"],
-            redis_url=url,
+            redis_url=f"{server}/{database}",
+            elasticsearch_url=stack_env["DAYBOOK_ELASTICSEARCH_URL"],
+            iceberg_catalog=f"sqlite:///{warehouse}/catalog.db",
+            iceberg_warehouse=f"file://{warehouse}",
             namespace=f"t{uuid.uuid4().hex[:8]}",
         )
 
@@ -72,7 +82,7 @@ def connections(new_connections: Callable[[], Connections]) -> Connections:
 
 @pytest.fixture
 def deployed(connections: Connections) -> Connections:
-    """A ledger of one's own, with topics and schemas."""
+    """A ledger of one's own, with topics, schemas and index templates."""
     apply(connections, partitions=PARTITIONS)
     return connections
 

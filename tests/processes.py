@@ -25,6 +25,12 @@ def environment(connections: Connections, **more: str) -> dict[str, str]:
         "DAYBOOK_NAMESPACE": connections.namespace,
         "DAYBOOK_ENV_FILE": os.devnull,
     }
+    if connections.elasticsearch_url is not None:
+        values["DAYBOOK_ELASTICSEARCH_URL"] = connections.elasticsearch_url.get_secret_value()
+    if connections.iceberg_catalog is not None:
+        values["DAYBOOK_ICEBERG_CATALOG"] = connections.iceberg_catalog
+    if connections.iceberg_warehouse is not None:
+        values["DAYBOOK_ICEBERG_WAREHOUSE"] = connections.iceberg_warehouse
     return os.environ | values | more
 
 

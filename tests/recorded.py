@@ -66,6 +66,15 @@ def batch(events: Sequence[RecordedEvent], *, base: int | None, partition: int =
     return Batch(partition, base, events, range(start, start + len(events)), start + len(events))
 
 
+def histories(accounts: int, events: int, first: int = 1) -> list[RecordedEvent]:
+    """As many events as asked for of each account, account after account in turn."""
+    return [
+        opened(f"A-{account}") if sequence == 1 else deposited(f"A-{account}", sequence, sequence * 100 + account)
+        for sequence in range(first, first + events)
+        for account in range(accounts)
+    ]
+
+
 Model = dict[str, dict[str, str]]
 
 

@@ -22,7 +22,9 @@ NOT_READY = 3
 # How often `logs -f` looks for new lines: quicker than one reads, and no load.
 FOLLOW_INTERVAL_S = 0.2
 
-app = typer.Typer(help="The local stack: Kafka, schema registry and Redis-protocol server.", no_args_is_help=True)
+app = typer.Typer(
+    help="The local stack: Kafka, schema registry, Redis-protocol server and Elasticsearch.", no_args_is_help=True
+)
 
 Dir = Annotated[Path, typer.Option("--dir", metavar="FOLDER", help="The stack's folder.", envvar="DAYBOOK_STACK_DIR")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -84,11 +86,19 @@ def up(
     kafka_port: Annotated[int | None, typer.Option(help="First broker's port; controllers take it + 100.")] = None,
     registry_port: Annotated[int | None, typer.Option(help="The registry's port; its health has it + 100.")] = None,
     redis_port: Annotated[int | None, typer.Option(help="The Redis-protocol server's port.")] = None,
+    elasticsearch_port: Annotated[
+        int | None, typer.Option(help="Elasticsearch's port; its nodes' own has it + 100.")
+    ] = None,
     free_ports: Annotated[bool, typer.Option("--free-ports", help="Let free ports be chosen.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Start the stack and wait until it is ready. A running one stays as it is."""
-    asked = {"--kafka-port": kafka_port, "--registry-port": registry_port, "--redis-port": redis_port}
+    asked = {
+        "--kafka-port": kafka_port,
+        "--registry-port": registry_port,
+        "--redis-port": redis_port,
+        "--elasticsearch-port": elasticsearch_port,
+    }
     ports = {option: number for option, number in asked.items() if number is not None}
     with _reporting() as reporter:
         status = Stack(directory, reporter).up(brokers=brokers, ports=ports, free_ports=free_ports)
@@ -148,7 +158,7 @@ def reset(
     with _reporting() as reporter:
         stack = Stack(directory, reporter)
         if not yes and stack.folder.is_stack():
-            typer.confirm(f"Delete {stack.folder.root} with all events, schemas and balances in it?", abort=True)
+            typer.confirm(f"Delete {stack.folder.root} with all events, schemas and read models in it?", abort=True)
         for warning in stack.reset():
             reporter.step(f"warning: {warning}")
         reporter.step(f"{stack.folder.root} is deleted")

@@ -10,6 +10,7 @@ import tarfile
 import tempfile
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
@@ -154,10 +155,7 @@ def _stage(pin: Pin, place: Path, staging: Path, progress: Progress) -> None:
         fetched.replace(place)
         return
     unpacking = staging / "unpacked"
-    with tarfile.open(fetched) as archive:
-        # Python before 3.11.4 has no filters; the checksum vouches for the archive there as well.
-        archive.extraction_filter = getattr(tarfile, "data_filter", None)
-        archive.extractall(unpacking)  # noqa: S202
+    _unpack(fetched, unpacking)
     try:
         unpacking.rename(place)
     except OSError:
@@ -165,3 +163,15 @@ def _stage(pin: Pin, place: Path, staging: Path, progress: Progress) -> None:
         if not place.is_dir():
             raise
         shutil.rmtree(unpacking)
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Unpack a zip or a tar file. Of a zip file's permissions nothing is kept: its scripts are not executable."""
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as zipped:
+            zipped.extractall(folder)  # noqa: S202 - it leaves nothing outside the folder
+        return
+    with tarfile.open(archive) as tarred:
+        # Python before 3.11.4 has no filters; the checksum vouches for the archive there as well.
+        tarred.extraction_filter = getattr(tarfile, "data_filter", None)
+        tarred.extractall(folder)  # noqa: S202

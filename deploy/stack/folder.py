@@ -4,13 +4,19 @@ stack.json   settings and marker: only a folder that has it is ever reset
 env          the addresses, in dotenv form
 lock         held while somebody changes the stack
 conf/ data/ logs/   one entry per server
+warehouse/   the analytics table and its catalog
 run/         the supervisor's record, its control socket, temporary files
+public/      only of a stack that is root's: what a server that runs as another user needs, laid out like this folder;
+             a link to a folder elsewhere if others can't come here
 """
 
 import contextlib
 import fcntl
 import json
 import os
+import shlex
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +27,9 @@ from typing import Any
 from deploy.stack.errors import StackError
 
 FORMAT = 1
+
+_PUBLIC = "public"
+_ELSEWHERE = "daybook-stack-"
 
 # A cold `up` on a slow network takes minutes; whoever waits for the lock waits a little longer than that.
 LOCK_TIMEOUT_S = 600.0
@@ -52,6 +61,10 @@ class Folder:
         return self.root / "env"
 
     @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    @property
     def run(self) -> Path:
         return self.root / "run"
 
@@ -64,6 +77,10 @@ class Folder:
         """Who supervises and which processes run, as last written by the supervisor."""
         return self.run / "processes.json"
 
+    @property
+    def warehouse(self) -> Path:
+        return self.root / "warehouse"
+
     def data(self, server: str) -> Path:
         return self.root / "data" / server
 
@@ -72,6 +89,34 @@ class Folder:
 
     def log(self, server: str) -> Path:
         return self.root / "logs" / f"{server}.log"
+
+    def public(self) -> Path:
+        """Return a folder to which every user has a way, and make it if it is missing.
+
+        It is in this one if that can be. Else it is among the system's temporary files, since nobody's permissions are
+        changed for this; a system that clears those at its start takes the server's data along.
+        """
+        path = self.root / _PUBLIC
+        if not path.exists():
+            path.unlink(missing_ok=True)
+            # Options of Java's that name several paths divide them by a colon.
+            if reachable(self.root) and ":" not in str(self.root):
+                path.mkdir()
+            else:
+                path.symlink_to(tempfile.mkdtemp(prefix=_ELSEWHERE))
+            path.chmod(0o755)
+        return path.resolve()
+
+    def delete(self) -> None:
+        """Delete everything but the marker and the lock, which whoever deletes must go on holding."""
+        public = self.root / _PUBLIC
+        if public.is_symlink() and public.readlink().name.startswith(_ELSEWHERE):
+            shutil.rmtree(public.readlink(), ignore_errors=True)
+        for entry in self.root.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry not in (self.marker, self.lock):
+                entry.unlink()
 
     def is_stack(self) -> bool:
         return self.marker.is_file()
@@ -113,7 +158,7 @@ class Folder:
     @contextmanager
     def locked(self, waiting: Callable[[], None]) -> Iterator[None]:
         """Hold the folder against other `up`, `down` and `reset`; calls `waiting` once if it must wait."""
-        path = self.root / "lock"
+        path = self.lock
         deadline = time.monotonic() + LOCK_TIMEOUT_S
         told = False
         while (descriptor := _try_lock(path)) is None:
@@ -158,3 +203,30 @@ def write_text(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_text(text)
     beside.replace(path)
+
+
+def dotenv(variables: Mapping[str, str]) -> str:
+    """Return variables as lines that dotenv files and shells alike can hold; `variables_of` reads them."""
+    return "".join(f"{name}={_quoted(value)}\n" for name, value in variables.items())
+
+
+def variables_of(text: str) -> dict[str, str]:
+    """Return what `dotenv` wrote."""
+    words = (shlex.split(line, comments=True) for line in text.splitlines())
+    return dict(word[0].split("=", 1) for word in words if word)
+
+
+def _quoted(value: str) -> str:
+    if shlex.quote(value) == value:
+        return value
+    # A shell's single quotes know no escape, and in its double ones a dollar sign means something.
+    if "'" not in value:
+        return f"'{value}'"
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def reachable(path: Path) -> bool:
+    """Whether every user may look into a folder: by its own permissions and by those of all folders above it."""
+    above = (place.stat().st_mode & 0o001 for place in path.resolve().parents)
+    return bool(path.stat().st_mode & 0o005 == 0o005 and all(above))

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from deploy.stack.errors import StackError
-from deploy.stack.server import Command, Place
+from deploy.stack.server import Command
 
 # The registry's oldest supported Java; Kafka's broker is content with 17.
 OLDEST_JAVA = 21
@@ -37,20 +37,23 @@ def java() -> Path:
     )
 
 
-def run_java(place: Place, options: Sequence[str], program: Sequence[str]) -> Command:
-    """Return the command that runs `program` with JVM `options`, its temporary files in the stack's folder."""
+def run_java(temporary: Path, options: Sequence[str], main: Sequence[str], *, program: Path | None = None) -> Command:
+    """Return the command that runs `main` with JVM `options`, its temporary files in a folder.
+
+    `program` is the `java` to use, the usual one without it.
+    """
     argv = [
-        str(java()),
+        str(program or java()),
         # Perf data would leave a file per JVM in the system's temporary folder.
         "-XX:-UsePerfData",
         "-XX:+ExitOnOutOfMemoryError",
-        f"-Djava.io.tmpdir={place.folder.temporary}",
+        f"-Djava.io.tmpdir={temporary}",
         "-Djava.awt.headless=true",
         *options,
-        *program,
+        *main,
     ]
     # A JAVA_TOOL_OPTIONS or CLASSPATH of the caller must not change the servers.
-    env = {"PATH": os.defpath, "LANG": "C.UTF-8", "HOME": str(place.folder.temporary)}
+    env = {"PATH": os.defpath, "LANG": "C.UTF-8", "HOME": str(temporary)}
     return Command(argv, env)
 
 

@@ -95,14 +95,14 @@ class Kafka:
         storage_tool = ["kafka.tools.StorageTool", "format", "--cluster-id", place.cluster_id]
         config = ["--config", str(self._conf(place) / "server.properties")]
         options = ["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-        return [run_java(place, [*options, *self._java_options(place)], [*storage_tool, *config])]
+        return [run_java(place.folder.temporary, [*options, *self._java_options(place)], [*storage_tool, *config])]
 
     def command(self, place: Place) -> Command:
         # The broker's speed is what the benchmarks measure, so its compiler is not held back.
         heap_mb = 1024 if self.count == 1 else 640
         options = [f"-Xms{heap_mb // 2}m", f"-Xmx{heap_mb}m", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20"]
         program = ["kafka.Kafka", str(self._conf(place) / "server.properties")]
-        return run_java(place, [*options, *self._java_options(place)], program)
+        return run_java(place.folder.temporary, [*options, *self._java_options(place)], program)
 
     def probe(self, place: Place) -> str | None:
         port = place.ports[self.name]

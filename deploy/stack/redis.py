@@ -32,6 +32,8 @@ class Redis:
             "port": str(place.ports["redis"]),
             "dir": f'"{data}"',
             "daemonize": "no",
+            # A ledger's balances are rebuilt in a second database beside the live one, and the tests use many ledgers.
+            "databases": "64",
             # The read models replay what the last second may have lost, so one fsync a second is enough.
             "appendonly": "yes",
             "appendfsync": "everysec",

@@ -62,7 +62,7 @@ class Registry:
             # As a URI, in which a space or a comma of the path means nothing.
             f"-Dquarkus.config.locations={self._conf(place).as_uri()}",
         ]
-        return run_java(place, options, ["-jar", str(unpacked / "quarkus-run.jar")])
+        return run_java(place.folder.temporary, options, ["-jar", str(unpacked / "quarkus-run.jar")])
 
     def probe(self, place: Place) -> str | None:
         # The API answers while the schemas are still being read back from Kafka, and then lacks some of

@@ -39,11 +39,15 @@ class ArtifactSet:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A program to run: its arguments, its whole environment, and whose it is (None: the caller's)."""
+    """A program to run: its arguments, its whole environment, and whose it is (None: the caller's).
+
+    `stdin` is what it finds on its standard input, which then stays open for as long as it runs.
+    """
 
     argv: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
     user: str | None = None
+    stdin: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

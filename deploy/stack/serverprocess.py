@@ -115,16 +115,20 @@ class ServerProcess:
 
     async def _spawn(self, command: Command, log: Path) -> asyncio.subprocess.Process:
         with log.open("ab") as output:
-            return await asyncio.create_subprocess_exec(
+            process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-I", "-S", shim.__file__, str(os.getpid()), command.user or ""),
                 *command.argv,
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=asyncio.subprocess.DEVNULL if command.stdin is None else asyncio.subprocess.PIPE,
                 stdout=output,
                 stderr=output,
                 env=dict(command.env),
                 cwd=self._place.folder.temporary,
             )
+        if process.stdin is not None and command.stdin is not None:
+            # The pipe's buffer takes it at once. A program that is gone by now shows by its exit code.
+            process.stdin.write(command.stdin)
+        return process
 
     async def _why_not_ready(self) -> str | None:
         return await asyncio.to_thread(self.server.probe, self._place)

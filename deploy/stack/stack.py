@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from deploy.stack import control
 from deploy.stack.downloads import cache_folder, fetch
 from deploy.stack.errors import NotRunningError, StackError
-from deploy.stack.folder import Folder, Settings
+from deploy.stack.folder import Folder, Settings, variables_of
 from deploy.stack.launch import KILL_TIMEOUT_S, STOPPING_TIMEOUT_S, launch, supervisor_of
 from deploy.stack.ports import choose
 from deploy.stack.processes import Identity
@@ -125,14 +125,9 @@ class Stack:
             raise StackError(f"{self.folder.root} holds no stack (no stack.json in it): nothing was deleted")
         with self._locked():
             warnings = self._down()
+            self.folder.delete()
             # The marker goes last, so that an interrupted reset can be repeated; the lock is still held.
-            last = (self.folder.marker, self.folder.root / "lock")
-            for entry in self.folder.root.iterdir():
-                if entry.is_dir() and not entry.is_symlink():
-                    shutil.rmtree(entry)
-                elif entry not in last:
-                    entry.unlink()
-            for path in last:
+            for path in (self.folder.marker, self.folder.lock):
                 path.unlink()
             try:
                 self.folder.root.rmdir()
@@ -155,8 +150,7 @@ class Stack:
         """Return the addresses that the last start wrote to the folder's `env`."""
         if not self.folder.env.is_file():
             raise NotRunningError(f"no stack was started in {self.folder.root} yet: start it with `up`")
-        lines = self.folder.env.read_text().splitlines()
-        return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+        return variables_of(self.folder.env.read_text())
 
     def start(self, server: str) -> None:
         """Start one server of a running stack and wait until it is ready; on the same ports, with its data."""

@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from deploy.stack.control import SOCKET
 from deploy.stack.errors import StackError
-from deploy.stack.folder import Folder, write_json, write_text
+from deploy.stack.folder import Folder, dotenv, write_json, write_text
 from deploy.stack.processes import Identity
 from deploy.stack.server import Place, Server
 from deploy.stack.serverprocess import ServerProcess
@@ -90,8 +90,7 @@ class Supervisor:
             report(event="failed", message=str(error))
         if started:
             # Before `up` may be told, so that who finds the stack up finds its addresses too.
-            lines = [f"{key}={value}\n" for key, value in self._environment.items()]
-            write_text(self._folder.env, "".join(lines))
+            write_text(self._folder.env, dotenv(self._environment))
             self._enter("up")
             report(event="up")
             await stopping

@@ -7,6 +7,7 @@ import json
 import pytest
 from fastavro.schema import to_parsing_canonical_form
 
+from schemas.alerts import Alert
 from schemas.codec import SchemaSource, is_command, is_event, newest
 from schemas.registry import RegistryUnavailable, SchemaNotRegistered
 from schemas.topics import Topics, subject
@@ -19,6 +20,8 @@ def registrations(topics: Topics) -> list[tuple[str, str]]:
     found = []
     for name, schema in newest().items():
         topic = topics.commands if is_command(name) else topics.events if is_event(name) else topics.replies
+        if name == Alert.FULL_NAME:
+            topic = topics.alerts
         found.append((subject(topic, name), schema.text))
     return found
 

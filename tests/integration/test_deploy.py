@@ -1,4 +1,4 @@
-"""Deploying definitions to a real Kafka and a real registry."""
+"""Deploying definitions to a real Kafka, a real registry and a real Elasticsearch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import elasticsearch
 import pytest
 from confluent_kafka.admin import (
     AdminClient,
@@ -18,17 +19,23 @@ from confluent_kafka.admin import (
 )
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
+from pydantic import SecretStr
 
 from deploy.definitions import apply, plan
 from deploy.differences import (
     CompatibilityDiffers,
     IncompatibleSchema,
+    IndexFieldDiffers,
+    IndexLacksField,
     MissingSchema,
     MissingSubject,
+    MissingTemplate,
     MissingTopic,
+    TemplateDiffers,
     TopicConfigDiffers,
 )
 from deploy.errors import Refused, Unreachable
+from deploy.indices import template_definitions
 from deploy.wanted import DEFAULT_PARTITIONS, subject_definitions, topic_definitions
 from schemas.codec import Codec, ReleasedSchema, newest
 from schemas.connections import Connections
@@ -85,6 +92,14 @@ def registry(connections: Connections) -> Iterator[SchemaRegistryClient]:
         yield client
 
 
+@pytest.fixture
+def search(connections: Connections) -> Iterator[elasticsearch.Elasticsearch]:
+    with elasticsearch.Elasticsearch(**connections.elasticsearch(), request_timeout=TIMEOUT_S) as client:
+        yield client
+        for index in client.indices.get(index=f"{connections.namespace}.*", expand_wildcards="all").body:
+            client.indices.delete(index=index)
+
+
 def avro(schema: ReleasedSchema, *more_fields: dict[str, object]) -> Schema:
     record = json.loads(schema.text)
     return Schema(json.dumps({**record, "fields": [*record["fields"], *more_fields]}), "AVRO")
@@ -104,7 +119,8 @@ def deploy(connections: Connections, *arguments: str) -> subprocess.CompletedPro
 def test_a_new_ledger_gets_all_topics_and_subjects(connections: Connections, cluster: Cluster) -> None:
     wanted = topic_definitions(connections.topics, PARTITIONS)
     found = apply(connections, partitions=PARTITIONS)
-    assert [type(one) for one in found] == [MissingTopic] * len(wanted) + [MissingSubject] * len(newest())
+    kinds = [MissingTopic] * len(wanted) + [MissingSubject] * len(newest()) + [MissingTemplate] * 2
+    assert [type(one) for one in found] == kinds
     assert cluster.partitions() == {topic.name: PARTITIONS for topic in wanted}
     for topic in wanted:
         assert topic.configs.items() <= cluster.configs(topic.name).items()
@@ -240,6 +256,105 @@ def test_a_subject_that_holds_something_else_is_refused(
     assert registry.get_versions(freeze) == [1]
 
 
+def test_indices_are_made_as_the_templates_say(deployed: Connections, search: elasticsearch.Elasticsearch) -> None:
+    for template in template_definitions(deployed.indices):
+        index = f"{template.alias}-000001"
+        with pytest.raises(elasticsearch.NotFoundError, match="index_not_found"):
+            search.index(index=index, document={"account_id": "A-1"})
+        search.indices.create(index=index, aliases={template.alias: {}})
+        mappings = search.indices.get_mapping(index=index)[index]["mappings"]
+        assert (mappings["dynamic"], mappings["properties"]) == ("strict", template.properties)
+        search.index(index=index, document={"account_id": "A-1", "checkpoint": {"anything": ["goes", {"here": 1}]}})
+        with pytest.raises(elasticsearch.BadRequestError, match="strict_dynamic_mapping"):
+            search.index(index=index, document={"account_id": "A-1", "typo": 1})
+        # Longer than Lucene's longest term.
+        search.index(index=index, document={"account_id": "€" * 20_000, "holder_name": "x" * 300})
+        assert search.cluster.health(index=index)["status"] == "green"
+    assert plan(deployed) == []
+
+
+def test_names_are_sorted_as_people_sort_them(deployed: Connections, search: elasticsearch.Elasticsearch) -> None:
+    index = f"{deployed.indices.accounts}-000001"
+    search.indices.create(index=index)
+    for name in ("bob", "Ada", "Émile", "Charles"):
+        search.index(index=index, document={"holder_name": name}, refresh=True)
+    hits = search.search(index=index, sort=[{"holder_name.sort": "asc"}])["hits"]["hits"]
+    assert [hit["_source"]["holder_name"] for hit in hits] == ["Ada", "bob", "Charles", "Émile"]
+    found = search.search(index=index, query={"term": {"holder_name.keyword": "Ada"}})
+    assert found["hits"]["total"]["value"] == 1
+
+
+def test_a_template_that_was_changed_is_put_right_and_keeps_an_operators_settings(
+    deployed: Connections, search: elasticsearch.Elasticsearch
+) -> None:
+    accounts, _ = template_definitions(deployed.indices)
+    properties = {**accounts.properties, "status": {"type": "text"}}
+    search.indices.put_index_template(
+        name=accounts.name,
+        index_patterns=[accounts.pattern],
+        priority=accounts_priority(search, accounts.name),
+        allow_auto_create=True,
+        template={
+            "settings": {"number_of_shards": 2, "codec": "best_compression"},
+            "mappings": {"dynamic": "strict", "properties": properties},
+        },
+    )
+    (difference,) = apply(deployed)
+    assert isinstance(difference, TemplateDiffers)
+    assert difference.problem == (
+        f"index template {accounts.name} differs in allow_auto_create, field status, setting "
+        "index.auto_expand_replicas, setting index.refresh_interval"
+    )
+    assert plan(deployed) == []
+    found = search.indices.get_index_template(name=accounts.name, flat_settings=True)["index_templates"][0]
+    assert found["index_template"]["template"]["settings"] == {
+        **accounts.settings,
+        "index.number_of_shards": "2",
+        "index.codec": "best_compression",
+    }
+
+
+def accounts_priority(search: elasticsearch.Elasticsearch, name: str) -> int:
+    (found,) = search.indices.get_index_template(name=name)["index_templates"]
+    priority: int = found["index_template"]["priority"]
+    return priority
+
+
+def test_an_older_index_gets_the_fields_that_it_lacks_and_keeps_those_of_another_kind(
+    deployed: Connections, search: elasticsearch.Elasticsearch
+) -> None:
+    accounts, _ = template_definitions(deployed.indices)
+    # A template of higher priority takes the place of the whole other one.
+    older = {name: field for name, field in accounts.properties.items() if name != "closed_at"}
+    older |= {"holder_name": {"type": "text"}, "balance_minor": {"type": "keyword", "ignore_above": 10}}
+    index = f"{accounts.alias}-000001"
+    search.indices.put_index_template(
+        name=f"{accounts.name}-older",
+        index_patterns=[accounts.pattern],
+        priority=1000,
+        template={"mappings": {"dynamic": "strict", "_meta": {"log": "kept"}, "properties": older}},
+    )
+    search.indices.create(index=index)
+    search.indices.delete_index_template(name=f"{accounts.name}-older")
+    # Not one of ours, although it is called so.
+    search.indices.create(index=f"{accounts.alias}-by-hand", mappings={"properties": {"theirs": {"type": "long"}}})
+    search.indices.delete_index_template(name=accounts.name)
+
+    found = apply(deployed)
+    name = accounts.properties["holder_name"]
+    differs = IndexFieldDiffers(index, "balance_minor", older["balance_minor"], {"type": "long"})
+    assert found == [
+        MissingTemplate(accounts),
+        IndexLacksField(index, "holder_name.keyword", name),
+        IndexLacksField(index, "holder_name.sort", name),
+        differs,
+        IndexLacksField(index, "closed_at", {"type": "date"}),
+    ]
+    # What cannot be put right here does not stop the rest: the new index that a rebuild makes needs the template.
+    assert plan(deployed) == [differs]
+    assert search.indices.get_mapping(index=index)[index]["mappings"]["_meta"] == {"log": "kept"}
+
+
 def test_a_kafka_that_is_away_is_named(connections: Connections) -> None:
     with pytest.raises(Unreachable, match=rf"Kafka at {NOBODY_LISTENS}.*refused"):
         apply(connections.model_copy(update={"kafka_bootstrap": NOBODY_LISTENS}))
@@ -263,6 +378,29 @@ def test_a_registry_that_is_away_is_named_before_anything_is_changed(
     assert cluster.partitions() == {}
 
 
+def test_an_elasticsearch_that_is_away_or_is_none_is_named_before_anything_is_changed(
+    connections: Connections, cluster: Cluster
+) -> None:
+    registry = connections.registry_url.split("/")[2]
+    for address, why in ((NOBODY_LISTENS, "refused"), (registry, "does not answer as Elasticsearch")):
+        away = connections.model_copy(update={"elasticsearch_url": SecretStr(f"http://user:secret@{address}")})
+        with pytest.raises(Unreachable, match=rf"Elasticsearch at http://{address}: .*{why}") as caught:
+            apply(away)
+        assert "secret" not in str(caught.value)
+    assert cluster.partitions() == {}
+
+
+def test_a_ledger_may_go_without_elasticsearch(connections: Connections) -> None:
+    without = connections.model_copy(update={"elasticsearch_url": None})
+    done = deploy(without, "--partitions", "2")
+    assert (done.returncode, done.stderr) == (
+        0,
+        "DAYBOOK_ELASTICSEARCH_URL is not set: the search indices are left out\n",
+    )
+    assert "index template" not in done.stdout
+    assert plan(without) == []
+
+
 def test_the_command_line_applies_checks_and_refuses(connections: Connections, cluster: Cluster) -> None:
     checked = deploy(connections, "--check")
     assert (checked.returncode, checked.stderr) == (1, "")
@@ -273,7 +411,7 @@ def test_the_command_line_applies_checks_and_refuses(connections: Connections, c
     assert f"topic {connections.topics.events} is missing: created with 2 partitions" in done.stdout
 
     again = deploy(connections)
-    assert (again.returncode, again.stdout) == (0, "nothing to do: topics and schemas are as they should be\n")
+    assert (again.returncode, again.stdout) == (0, "nothing to do: all is as it should be\n")
 
     refused = deploy(connections, "--partitions", "3")
     assert (refused.returncode, refused.stdout) == (1, "")

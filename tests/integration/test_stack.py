@@ -1,6 +1,7 @@
 """The local stack's life: up, used, broken, mended, down, up again, wiped. The servers are real."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import redis
 from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
+from elasticsearch import Elasticsearch
 from typer.testing import CliRunner
 
 from deploy.stack.cli import NOT_READY, app
 from deploy.stack.errors import StackError
 from deploy.stack.stack import Stack
+from schemas.connections import Connections
 
 # Bounds every wait for the brokers; each answers within a second unless the test has found something.
 TIMEOUT_S = 30
@@ -30,7 +33,8 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack = Stack(tmp_path_factory.mktemp("stack") / ("Zoë's bank, 100 % mine, " * 5).strip(", "))
     stack.up(free_ports=True, attached=True)
     yield stack
-    stack.down()
+    if stack.folder.is_stack():
+        stack.reset()
 
 
 def pids(stack: Stack) -> dict[str, int | None]:
@@ -38,7 +42,7 @@ def pids(stack: Stack) -> dict[str, int | None]:
 
 
 def write_something(env: dict[str, str]) -> None:
-    """Leave a record in a topic, a schema in the registry and a value in Redis."""
+    """Leave a record in a topic, a schema in the registry, a value in Redis and a document in Elasticsearch."""
     admin = AdminClient({"bootstrap.servers": env["DAYBOOK_KAFKA_BOOTSTRAP"]})
     admin.create_topics([NewTopic("kept", 1)])["kept"].result(TIMEOUT_S)
     producer = Producer({"bootstrap.servers": env["DAYBOOK_KAFKA_BOOTSTRAP"], "acks": "all"})
@@ -50,9 +54,11 @@ def write_something(env: dict[str, str]) -> None:
             registry.register_schema(f"kept-{number}", Schema(text, "AVRO"))
     with redis.Redis.from_url(env["DAYBOOK_REDIS_URL"]) as client:
         client.set("kept", "value")
+    with Elasticsearch(env["DAYBOOK_ELASTICSEARCH_URL"]) as search:
+        search.index(index="kept", id="1", document={"kept": "document"})
 
 
-def read_it_back(env: dict[str, str]) -> tuple[bytes | None, int, bytes]:
+def read_it_back(env: dict[str, str]) -> tuple[bytes | None, int, bytes, dict[str, str]]:
     consumer = Consumer(
         {
             "bootstrap.servers": env["DAYBOOK_KAFKA_BOOTSTRAP"],
@@ -68,20 +74,27 @@ def read_it_back(env: dict[str, str]) -> tuple[bytes | None, int, bytes]:
     with redis.Redis.from_url(env["DAYBOOK_REDIS_URL"]) as client:
         value = client.get("kept")
     assert isinstance(value, bytes)
-    return message.value() if message else None, schemas, value
+    with Elasticsearch(env["DAYBOOK_ELASTICSEARCH_URL"]) as search:
+        document = search.get(index="kept", id="1")["_source"]
+    return message.value() if message else None, schemas, value, document
 
 
 def test_all_is_ready_and_env_says_where(own: Stack) -> None:
     status = own.status()
     assert status.ready
-    assert [server.name for server in status.servers] == ["kafka-1", "registry", "redis"]
+    assert [server.name for server in status.servers] == ["kafka-1", "registry", "redis", "elasticsearch"]
     assert own.env() == dict(status.environment)
     ports = {name: port for server in status.servers for name, port in server.ports.items()}
     assert own.env() == {
         "DAYBOOK_KAFKA_BOOTSTRAP": f"127.0.0.1:{ports['kafka-1']}",
         "DAYBOOK_REGISTRY_URL": f"http://127.0.0.1:{ports['registry']}/apis/ccompat/v7",
         "DAYBOOK_REDIS_URL": f"redis://127.0.0.1:{ports['redis']}/0",
+        "DAYBOOK_ELASTICSEARCH_URL": f"http://127.0.0.1:{ports['elasticsearch']}",
+        "DAYBOOK_ICEBERG_CATALOG": f"sqlite:///{own.folder.root}/warehouse/catalog.db",
+        "DAYBOOK_ICEBERG_WAREHOUSE": f"file://{own.folder.root}/warehouse",
     }
+    # A process finds the same in the file, whatever the folder's name has in it.
+    assert Connections(_env_file=own.folder.env).iceberg_warehouse == own.env()["DAYBOOK_ICEBERG_WAREHOUSE"]
 
 
 def test_the_servers_listen_on_the_loopback_and_on_the_given_ports_alone(own: Stack) -> None:
@@ -93,6 +106,17 @@ def test_the_servers_listen_on_the_loopback_and_on_the_given_ports_alone(own: St
         }
         assert {host for host, _ in listening} <= {"127.0.0.1", "::ffff:127.0.0.1"}
         assert {port for _, port in listening} == set(server.ports.values())
+
+
+def test_elasticsearch_is_never_roots_and_can_change_neither_its_programs_nor_its_configuration(own: Stack) -> None:
+    (pid,) = (server.pid for server in own.status().servers if server.name == "elasticsearch")
+    process = psutil.Process(pid)
+    assert process.uids().effective != 0
+    if os.geteuid() != 0:
+        pytest.skip("as an ordinary user it runs as oneself")
+    public = own.folder.public()
+    theirs = {path.relative_to(public) for path in public.rglob("*") if path.stat().st_uid == process.uids().effective}
+    assert {path.parts[0] for path in theirs} == {"data", "logs", "run"}
 
 
 def test_topics_are_not_made_by_a_typing_error(own: Stack) -> None:
@@ -157,7 +181,7 @@ def test_up_mends_a_broken_stack_and_leaves_the_rest_alone(own: Stack) -> None:
 
 
 def test_an_unknown_server_is_named(own: Stack) -> None:
-    with pytest.raises(StackError, match="no server 'postgres' in this stack: it has kafka-1, registry, redis"):
+    with pytest.raises(StackError, match="no server 'postgres' in this stack: it has kafka-1, registry, redis, elast"):
         own.start("postgres")
 
 
@@ -167,7 +191,7 @@ def test_logs_of_one_server_and_of_all(own: Stack) -> None:
     assert one.exit_code == 0
     assert len(one.stdout.splitlines()) == 3
     every = CliRunner().invoke(app, ["logs", "-n", "1", *folder])
-    assert {line.split(" | ")[0].strip() for line in every.stdout.splitlines()} >= {"kafka-1", "registry", "redis"}
+    assert {line.split(" | ")[0].strip() for line in every.stdout.splitlines()} >= set(pids(own))
     assert CliRunner().invoke(app, ["logs", "postgres", *folder]).exit_code == 1
 
 
@@ -183,6 +207,9 @@ def test_a_taken_port_is_told_before_anything_starts(own: Stack, tmp_path: Path)
 def test_data_and_addresses_survive_down_and_up_and_a_broker_that_was_killed(own: Stack) -> None:
     env = own.env()
     write_something(env)
+    own.kill("elasticsearch")
+    own.start("elasticsearch")
+    own.kill("elasticsearch")
     own.kill("kafka-1")
     # The registry can't say goodbye to a broker that is gone.
     assert own.down() == ["registry did not stop within 5 s and was killed"]
@@ -192,16 +219,18 @@ def test_data_and_addresses_survive_down_and_up_and_a_broker_that_was_killed(own
         AdminClient({"bootstrap.servers": env["DAYBOOK_KAFKA_BOOTSTRAP"], "log_level": 0}).list_topics(timeout=1)
     own.up(attached=True)
     assert own.env() == env
-    assert read_it_back(env) == (b"record", SCHEMAS, b"value")
+    assert read_it_back(env) == (b"record", SCHEMAS, b"value", {"kept": "document"})
 
 
 def test_reset_asks_and_then_deletes_a_stack_that_runs(own: Stack) -> None:
     folder = ["--dir", str(own.folder.root)]
     before = pids(own)
+    public = own.folder.public() if os.geteuid() == 0 else own.folder.root
     refused = CliRunner().invoke(app, ["reset", *folder], input="n\n")
     assert refused.exit_code == 1
     assert "Delete" in refused.stdout
     assert pids(own) == before
     assert CliRunner().invoke(app, ["reset", "--yes", *folder]).exit_code == 0
     assert not own.folder.root.exists()
+    assert not public.exists()
     assert not any(psutil.pid_exists(pid) for pid in before.values() if pid)

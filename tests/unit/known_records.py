@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from schemas.alerts import WITHDRAWAL_COUNT, Alert, alert_id
 from schemas.codec import Codec
 from schemas.commands import CommandReply, CommandStatus
 from schemas.events import CHAIN_START
@@ -20,6 +21,7 @@ def codec_of(registry: MemoryRegistry) -> Codec:
     codec.look_up_commands(TOPICS.commands)
     codec.look_up_events(TOPICS.events)
     codec.look_up_replies(TOPICS.replies)
+    codec.look_up_alerts(TOPICS.alerts)
     return codec
 
 
@@ -49,9 +51,24 @@ REPLY: Final = CommandReply(
     message="…",
     decided_at=NOW,
 )
+ALERT: Final = Alert(
+    alert_id=alert_id("acc-1", WITHDRAWAL_COUNT, COMMON["event_id"]),
+    account_id="acc-1",
+    rule=WITHDRAWAL_COUNT,
+    event_id=COMMON["event_id"],
+    sequence=2,
+    raised_at=NOW,
+    first_at=NOW - 5,
+    window_s=60,
+    count=10,
+    amount_minor=12345,
+    currency="EUR",
+    limit=10,
+)
 COMMAND_BYTES: Final = CODEC.encode_command(COMMAND)
 EVENT_BYTES: Final = CODEC.encode_event(EVENT, COMMON, CHAIN_START)[0]
 REPLY_BYTES: Final = CODEC.encode_reply(REPLY)
+ALERT_BYTES: Final = CODEC.encode_alert(ALERT)
 
 
 def zigzag(number: int) -> bytes:

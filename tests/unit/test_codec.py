@@ -16,12 +16,15 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.alerts import Alert
 from schemas.codec import HEADER_BYTES, Codec, Undecodable
 from schemas.commands import AnyCommand, CommandReply
 from schemas.events import Event, RecordedEvent
 from schemas.registry import RegistryUnavailable, SchemaNotRegistered
 from tests.unit.given import NOW, deposit
 from tests.unit.known_records import (
+    ALERT,
+    ALERT_BYTES,
     CODEC,
     COMMAND,
     COMMAND_BYTES,
@@ -39,10 +42,12 @@ from tests.unit.memory_registry import MemoryRegistry
 from tests.unit.strategies import ANY_COMMAND, ANY_EVENT, ANY_REPLY, COMMON_FIELDS
 
 FOLDER: Final = Path(__file__).parents[2] / "schemas" / "account"
-KINDS: Final = ("command", "event", "reply")
+KINDS: Final = ("command", "event", "reply", "alert")
 Decode = Callable[[bytes | None], object]
-DECODERS: Final[list[Decode]] = [CODEC.decode_command, CODEC.decode_event, CODEC.decode_reply]
-VALID: Final[list[tuple[Decode, bytes]]] = list(zip(DECODERS, (COMMAND_BYTES, EVENT_BYTES, REPLY_BYTES), strict=True))
+DECODERS: Final[list[Decode]] = [CODEC.decode_command, CODEC.decode_event, CODEC.decode_reply, CODEC.decode_alert]
+VALID: Final[list[tuple[Decode, bytes]]] = list(
+    zip(DECODERS, (COMMAND_BYTES, EVENT_BYTES, REPLY_BYTES, ALERT_BYTES), strict=True)
+)
 
 
 class TestRoundTrips:
@@ -53,6 +58,9 @@ class TestRoundTrips:
     @given(ANY_REPLY)
     def test_replies(self, reply: CommandReply) -> None:
         assert CODEC.decode_reply(CODEC.encode_reply(reply)) == reply
+
+    def test_an_alert(self) -> None:
+        assert CODEC.decode_alert(ALERT_BYTES) == ALERT
 
     @given(ANY_EVENT, COMMON_FIELDS, st.binary(min_size=32, max_size=32))
     def test_events(self, event: Event, common: dict[str, Any], previous: bytes) -> None:
@@ -176,7 +184,8 @@ class TestWhatIsNoRecord:
             CODEC.decode_command(value)
 
     def test_records_of_another_kind(self) -> None:
-        for decode, own, reason in zip(DECODERS, VALID, ("not_a_command", "not_an_event", "not_a_reply"), strict=True):
+        reasons = ("not_a_command", "not_an_event", "not_a_reply", "not_an_alert")
+        for decode, own, reason in zip(DECODERS, VALID, reasons, strict=True):
             for _, value in VALID:
                 if value != own[1]:
                     with pytest.raises(Undecodable, match="is not a") as failed:
@@ -232,7 +241,7 @@ class TestTheRegistry:
 
     def test_writing_needs_what_is_registered(self) -> None:
         codec = Codec(MemoryRegistry())
-        for write in (codec.look_up_commands, codec.look_up_events, codec.look_up_replies):
+        for write in (codec.look_up_commands, codec.look_up_events, codec.look_up_replies, codec.look_up_alerts):
             with pytest.raises(SchemaNotRegistered):
                 write("account.x")
 
@@ -274,4 +283,4 @@ def _record_or_undecodable(decode: Decode, value: bytes) -> None:
         record = decode(value)
     except Undecodable:
         return
-    assert isinstance(record, AnyCommand | RecordedEvent | CommandReply)
+    assert isinstance(record, AnyCommand | RecordedEvent | CommandReply | Alert)

@@ -1,8 +1,9 @@
-"""What is wanted of topics and subjects, and how what is found is compared with it."""
+"""What is wanted of topics, subjects and search indices, and how what is found is compared with it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
 import pytest
 
@@ -12,14 +13,20 @@ from deploy.differences import (
     CompatibilityDiffers,
     Difference,
     IncompatibleSchema,
+    IndexFieldDiffers,
+    IndexLacksField,
     MissingTopic,
     PartitionCountDiffers,
     ReplicationDiffers,
     TopicConfigDiffers,
 )
+from deploy.elasticsearch import index_differs, template_differs
 from deploy.errors import Refused
+from deploy.indices import PRIORITY, TemplateDefinition, template_definitions
 from deploy.wanted import TopicDefinition, subject_definitions, topic_definitions
+from projectors.search_documents import AccountDocument, EventDocument
 from schemas.codec import released
+from schemas.readmodels import CHECKPOINT_FIELD, Indices
 from schemas.topics import Topics
 
 TOPICS = Topics("eu")
@@ -47,6 +54,7 @@ def test_every_topic_of_the_contract_is_defined_with_the_same_count() -> None:
             "eu.account.events",
             "eu.account.snapshots",
             "eu.account.replies",
+            "eu.account.alerts",
             "eu.account.parked",
             "eu.subject.keys",
         ],
@@ -76,6 +84,12 @@ def test_what_is_kept_is_compacted_and_never_deleted_by_age_or_size(topic: str) 
     assert (configs["cleanup.policy"], configs["retention.ms"], configs["retention.bytes"]) == ("compact", "-1", "-1")
 
 
+def test_alerts_that_are_given_again_are_compacted_and_old_ones_deleted() -> None:
+    configs = definition(TOPICS.alerts).configs
+    assert configs["cleanup.policy"] == "compact,delete"
+    assert int(configs["segment.ms"]) < int(configs["retention.ms"]) == 90 * DAY_MS
+
+
 def test_an_erased_key_leaves_the_disk_soon() -> None:
     configs = definition(TOPICS.subject_keys).configs
     assert int(configs["max.compaction.lag.ms"]) <= HOUR_MS
@@ -100,6 +114,8 @@ def test_every_released_schema_has_its_subject() -> None:
     assert "eu.account.commands-daybook.account.command.Deposit" in names
     assert "eu.account.events-daybook.account.event.MoneyDeposited" in names
     assert "eu.account.replies-daybook.account.CommandReply" in names
+    assert "eu.account.alerts-daybook.account.Alert" in names
+    assert "eu.account.alerts-daybook.account.Alert" in names
 
 
 def test_a_topic_as_wanted_does_not_differ() -> None:
@@ -154,3 +170,96 @@ def test_all_that_cannot_be_put_right_is_refused_at_once() -> None:
             ]
         )
     refuse([CompatibilityDiffers("s", None), ReplicationDiffers("eu.t", 1, 3)])
+
+
+ACCOUNTS, ACCOUNT_EVENTS = template_definitions(Indices("eu"))
+
+
+def as_elasticsearch_has(wanted: TemplateDefinition, **changed: object) -> dict[str, object]:
+    return {
+        "index_patterns": [wanted.pattern],
+        "priority": PRIORITY,
+        "allow_auto_create": False,
+        "composed_of": [],
+        "template": {"settings": dict(wanted.settings), "mappings": dict(wanted.mappings)},
+        **changed,
+    }
+
+
+def test_the_templates_are_for_the_indices_of_one_alias_of_one_ledger() -> None:
+    patterns = [template.pattern for template in (ACCOUNTS, ACCOUNT_EVENTS, *template_definitions(Indices()))]
+    assert patterns == ["eu.accounts-*", "eu.account-events-*", "accounts-*", "account-events-*"]
+    for index in ("accounts-000001", "account-events-000001", "eu.accounts-000001", "eu.account-events-000001"):
+        assert sum(fnmatchcase(index, pattern) for pattern in patterns) == 1
+
+
+@pytest.mark.parametrize(
+    ("template", "document"), [(ACCOUNTS, AccountDocument), (ACCOUNT_EVENTS, EventDocument)], ids=["accounts", "events"]
+)
+def test_there_is_a_mapping_for_each_field_that_the_projector_writes(
+    template: TemplateDefinition, document: type[AccountDocument] | type[EventDocument]
+) -> None:
+    assert {*document.__struct_fields__, CHECKPOINT_FIELD} == template.properties.keys()
+
+
+def test_a_template_as_wanted_does_not_differ_and_may_have_settings_of_an_operator() -> None:
+    settings = {**ACCOUNTS.settings, "index.number_of_shards": "3", "index.codec": "best_compression"}
+    template = {"settings": settings, "mappings": dict(ACCOUNTS.mappings)}
+    assert template_differs(ACCOUNTS, as_elasticsearch_has(ACCOUNTS, template=template)) == ()
+
+
+@pytest.mark.parametrize(
+    ("changed", "differing"),
+    [
+        ({"index_patterns": ["*"]}, ["index_patterns"]),
+        ({"priority": 1}, ["priority"]),
+        ({"allow_auto_create": True}, ["allow_auto_create"]),
+        ({"composed_of": ["theirs"]}, ["composed_of"]),
+        (
+            {"template": {"mappings": dict(ACCOUNTS.mappings), "aliases": {"all": {}}}},
+            ["aliases", *(f"setting {name}" for name in ACCOUNTS.settings)],
+        ),
+        (
+            {
+                "template": {
+                    "settings": dict(ACCOUNTS.settings),
+                    "mappings": {
+                        "dynamic": "true",
+                        "properties": {
+                            **{name: field for name, field in ACCOUNTS.properties.items() if name != "sequence"},
+                            "status": {"type": "text"},
+                            "theirs": {"type": "long"},
+                        },
+                    },
+                }
+            },
+            ["mappings.dynamic", "field sequence", "field status", "field theirs"],
+        ),
+    ],
+)
+def test_what_differs_in_a_template_is_named(changed: dict[str, object], differing: list[str]) -> None:
+    assert template_differs(ACCOUNTS, as_elasticsearch_has(ACCOUNTS, **changed)) == tuple(differing)
+
+
+def test_an_index_is_compared_field_by_field() -> None:
+    found = {
+        **{name: field for name, field in ACCOUNTS.properties.items() if name != "closed_at"},
+        "holder_name": {"type": "text"},
+        "balance_minor": {"type": "keyword"},
+        "theirs": {"type": "long"},
+    }
+    holder_name = ACCOUNTS.properties["holder_name"]
+    differences = list(index_differs("eu.accounts-000001", ACCOUNTS.properties, found))
+    assert differences == [
+        IndexLacksField("eu.accounts-000001", "holder_name.keyword", holder_name),
+        IndexLacksField("eu.accounts-000001", "holder_name.sort", holder_name),
+        IndexFieldDiffers("eu.accounts-000001", "balance_minor", {"type": "keyword"}, {"type": "long"}),
+        IndexLacksField("eu.accounts-000001", "closed_at", {"type": "date"}),
+    ]
+    assert differences[2].problem == (
+        "index eu.accounts-000001: field balance_minor is type keyword, wanted type long (left as it is: `daybook "
+        "rebuild search` makes a new index)"
+    )
+    # Only the whole field can be added.
+    (lacking,) = index_differs("i", {"holder_name": holder_name}, {})
+    assert lacking == IndexLacksField("i", "holder_name", holder_name)

@@ -11,6 +11,7 @@ from fastavro.schema import fullname
 from msgspec import NODEFAULT
 from msgspec.structs import FieldInfo, fields
 
+from schemas.alerts import Alert
 from schemas.codec import newest, record_name, released
 from schemas.commands import COMMAND_TYPES, Command, CommandReply, CommandStatus
 from schemas.events import EVENT_TYPES, RecordedEvent
@@ -47,7 +48,7 @@ def typed_fields(record_type: type) -> list[tuple[str, FieldInfo]]:
     return common + own if record_type in EVENT_TYPES else own
 
 
-RECORD_TYPES: Final[tuple[type, ...]] = (*COMMAND_TYPES, *EVENT_TYPES, CommandReply)
+RECORD_TYPES: Final[tuple[type, ...]] = (*COMMAND_TYPES, *EVENT_TYPES, CommandReply, Alert)
 
 
 def test_there_is_one_record_for_every_type() -> None:

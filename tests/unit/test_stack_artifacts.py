@@ -4,6 +4,7 @@ import hashlib
 import io
 import tarfile
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -97,15 +98,24 @@ def test_a_missing_file_is_an_error_that_says_what_to_do(mirror: Path, tmp_path:
         fetch_pins({JAR: tmp_path / "cache" / "thing.jar"}, tmp_path / "cache", unseen)
 
 
-def test_an_archive_is_unpacked_whole(mirror: Path, tmp_path: Path) -> None:
+def packed(packaging: str) -> bytes:
     content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w:gz") as archive:
-        entry = tarfile.TarInfo("lib/app.jar")
-        entry.size = 3
-        archive.addfile(entry, io.BytesIO(b"app"))
-    packed = content.getvalue()
-    pin = Pin("org.example", "app", "1.0", "tar.gz", "all", len(packed), hashlib.sha256(packed).hexdigest())
-    serve(mirror, pin, packed)
+    if packaging == "zip":
+        with zipfile.ZipFile(content, "w") as zipped:
+            zipped.writestr("lib/app.jar", b"app")
+    else:
+        with tarfile.open(fileobj=content, mode="w:gz") as archive:
+            entry = tarfile.TarInfo("lib/app.jar")
+            entry.size = 3
+            archive.addfile(entry, io.BytesIO(b"app"))
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("packaging", ["tar.gz", "zip"])
+def test_an_archive_is_unpacked_whole(mirror: Path, tmp_path: Path, packaging: str) -> None:
+    content = packed(packaging)
+    pin = Pin("org.example", "app", "1.0", packaging, "all", len(content), hashlib.sha256(content).hexdigest())
+    serve(mirror, pin, content)
     place = downloads.unpacked_at(tmp_path / "cache", pin)
     fetch_pins({pin: place}, tmp_path / "cache", unseen)
     assert (place / "lib" / "app.jar").read_bytes() == b"app"

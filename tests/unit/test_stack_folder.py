@@ -2,14 +2,17 @@
 
 import base64
 import shutil
+import subprocess
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from dotenv import dotenv_values
 
 from deploy.stack import folder as module
 from deploy.stack.errors import NotRunningError, StackError
-from deploy.stack.folder import Folder, Settings
+from deploy.stack.folder import Folder, Settings, dotenv, reachable, variables_of
 from deploy.stack.processes import Identity
 from deploy.stack.stack import Stack, new_cluster_id
 
@@ -46,6 +49,57 @@ def test_reset_deletes_the_whole_folder(tmp_path: Path) -> None:
     folder.data("redis").mkdir(parents=True)
     assert Stack(folder.root).reset() == []
     assert not folder.root.exists()
+
+
+def test_what_another_user_must_reach_lies_elsewhere_if_it_has_to_and_is_reset_with_the_rest(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "only mine" / "stack")
+    folder.create(SETTINGS)
+    folder.root.parent.chmod(0o700)
+    public = folder.public()
+    assert reachable(public)
+    assert not public.is_relative_to(tmp_path)
+    (public / "data").mkdir()
+    assert folder.public() == public
+    shutil.rmtree(public)
+    # As after a start of a system that clears its temporary files.
+    again = folder.public()
+    assert reachable(again)
+    Stack(folder.root).reset()
+    assert not again.exists()
+    assert not folder.root.exists()
+
+
+def test_what_another_user_must_reach_lies_in_the_folder_if_it_can() -> None:
+    # Not below pytest's own folder, which is its user's alone.
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        folder = Folder(Path(directory) / "stack")
+        folder.create(SETTINGS)
+        assert folder.public() == folder.root / "public"
+        # Options of Java's would divide this path.
+        divided = Folder(Path(directory) / "a:b")
+        divided.create(SETTINGS)
+        assert not divided.public().is_relative_to(divided.root)
+        Stack(divided.root).reset()
+
+
+def test_a_folder_of_the_same_name_that_is_somebody_elses_is_left_alone(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "stack")
+    folder.create(SETTINGS)
+    (tmp_path / "theirs").mkdir()
+    (folder.root / "public").symlink_to(tmp_path / "theirs")
+    Stack(folder.root).reset()
+    assert (tmp_path / "theirs").is_dir()
+
+
+@pytest.mark.parametrize("value", ["plain", "a b", "Zoë's 100 % {bank}", 'say "no"', 'it\'s a \\ "b"', "a#b $HOME", ""])
+def test_addresses_survive_the_file_whatever_is_in_them(value: str, tmp_path: Path) -> None:
+    text = dotenv({"A": value, "B": "1"})
+    assert variables_of(text) == {"A": value, "B": "1"}
+    (tmp_path / "env").write_text(text)
+    assert dotenv_values(tmp_path / "env") == {"A": value, "B": "1"}
+    shell = subprocess.run(["/bin/sh", "-c", f'{text}printf %s "$A"'], capture_output=True, check=True)
+    assert shell.stdout.decode() == value
 
 
 def test_damaged_settings_are_an_error_that_names_the_file(tmp_path: Path) -> None:
