@@ -8,6 +8,8 @@ Keys, which any Redis client may read (they change only with a migration note):
   to 2^53 minor units; beyond, the hash has the exact balance.
 * `daybook:checkpoint:balances`: a hash of `log`, which names the log that the model was made from, and for each
   partition its number with the offset to read next.
+* `daybook:underway:balances`: present while a batch is applied that takes more than one call.
+* `daybook:hold:balances`: present for seconds, while a rebuilt copy takes the model's place (`balances_rebuild`).
 
 The keys of a batch are spread over all accounts, so this needs one primary (with any number of replicas), not Redis
 Cluster. Functions belong to the server and keys to a database: several ledgers can share a server, each in its own.
@@ -15,16 +17,14 @@ Cluster. Functions belong to the server and keys to a database: several ledgers 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
-from typing import Any, Final, assert_never
+from typing import Final, assert_never
 
-from redis import Redis, exceptions
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from redis import Redis
 
 from projectors.projector import Batch, CannotProject, CheckpointMoved, SinkUnavailable
+from projectors.redis_functions import RedisFunctions
 from projectors.source import Source
 from schemas.events import (
     AccountClosed,
@@ -38,32 +38,15 @@ from schemas.events import (
     MoneyWithdrawn,
     OverdraftLimitSet,
 )
-from schemas.readmodels import BALANCES_CHECKPOINT_KEY, balance_key
+from schemas.readmodels import BALANCES_CHECKPOINT_KEY, BALANCES_HOLD_KEY, balance_key
 
-_FUNCTION: Final = "daybook_apply_balances_1"
+_FUNCTION: Final = "daybook_apply_balances_2"
+
+UNDER_WAY_KEY: Final = "daybook:underway:balances"
+"""A hash that has, by partition, which part of a batch of several was applied last; none between batches."""
 
 ACCOUNTS_PER_CALL: Final = 1000
 """Redis serves nobody else during a call; a thousand accounts take it a few milliseconds."""
-
-_TIMEOUT_S: Final = 5
-"""One call's bound, a thousand times what it takes: what is slower is as good as down, and is tried again."""
-
-_TEMPORARY: Final = (
-    exceptions.ConnectionError,
-    exceptions.TimeoutError,
-    exceptions.MasterDownError,
-    exceptions.OutOfMemoryError,
-    exceptions.ReadOnlyError,
-)
-_TEMPORARY_CODES: Final = ("BUSY ", "MISCONF ", "NOREPLICAS ")
-_WRONG_CREDENTIALS: Final = (exceptions.AuthenticationError, exceptions.AuthorizationError)
-
-
-def connect(url: str) -> Redis:
-    """A client for the projector; it connects on first use. The runner repeats what fails, so the client does not."""
-    return Redis.from_url(
-        url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S, retry=Retry(NoBackoff(), 0)
-    )
 
 
 @dataclass(slots=True)
@@ -85,14 +68,14 @@ class BalancesProjector:
 
     def __init__(self, redis: Redis, source: Source, *, accounts_per_call: int = ACCOUNTS_PER_CALL) -> None:
         self._redis = redis
+        self._functions = RedisFunctions(redis)
         self._accounts_per_call = accounts_per_call
         self._log = str(source)
-        self._loaded = False
 
     def checkpoint(self, partition: int) -> int | None:
-        log, offset = self._ask(lambda: self._redis.hmget(BALANCES_CHECKPOINT_KEY, ["log", str(partition)]))
+        log, offset = self._functions.ask(lambda: self._redis.hmget(BALANCES_CHECKPOINT_KEY, ["log", str(partition)]))
         if log is not None and log.decode() != self._log:
-            raise self._foreign(log.decode())
+            raise foreign(log.decode(), self._log)
         if offset is not None and not offset.isdigit():
             raise CannotProject(
                 f"Redis has {offset!r} as the checkpoint of partition {partition} in {BALANCES_CHECKPOINT_KEY}, which "
@@ -102,20 +85,24 @@ class BalancesProjector:
 
     def apply(self, batches: Sequence[Batch]) -> None:
         for batch in batches:
-            # Each call has its own checkpoint. If only the last had one, a server that forgot what the calls before it
-            # did (restarted, or replaced by a replica that lags) would store it all the same.
-            for part in cut(batch, self._accounts_per_call):
-                self._apply(part)
+            changes = list(collapse(batch).items())
+            # Each part but the first says which one it follows. Otherwise a server that forgot what the calls before
+            # did (restarted, or replaced by a replica that lags) would take the last one and its checkpoint.
+            ends = range(0, len(changes), self._accounts_per_call)
+            parts = [changes[start : start + self._accounts_per_call] for start in ends] or [changes]
+            names = [f"{batch.next_offset}/{len(parts)}/{number}" for number in range(1, len(parts))]
+            for part, before, this in zip(parts, ["", *names], [*names, ""], strict=True):
+                self._apply(batch, part, before, this)
 
-    def _apply(self, batch: Batch) -> None:
-        changes = collapse(batch)
+    def _apply(self, batch: Batch, changes: Sequence[tuple[str, Change]], before: str, this: str) -> None:
         base = "" if batch.base is None else str(batch.base)
-        keys = [BALANCES_CHECKPOINT_KEY, *(balance_key(account_id) for account_id in changes)]
         next_offset = "" if batch.next_offset is None else str(batch.next_offset)
-        arguments: list[int | str] = [self._log, str(batch.partition), base, next_offset]
-        for change in changes.values():
+        keys = [BALANCES_CHECKPOINT_KEY, BALANCES_HOLD_KEY, UNDER_WAY_KEY]
+        arguments: list[int | str] = [self._log, str(batch.partition), base, next_offset, before, this]
+        for account_id, change in changes:
+            keys.append(balance_key(account_id))
             arguments += _arguments(change)
-        verdict, *details = self._ask(lambda: self._call(keys, arguments))
+        verdict, *details = self._functions.call(_FUNCTION, keys, arguments)
         match verdict:
             case b"applied":
                 return
@@ -126,66 +113,22 @@ class BalancesProjector:
                     "expected: it was wiped or restored, or another projector wrote"
                 )
             case b"foreign":
-                raise self._foreign(details[0].decode())
+                raise foreign(details[0].decode(), self._log)
+            case b"held":
+                raise SinkUnavailable("Redis: the balances are held while a rebuilt copy takes their place")
             case b"gap":
                 raise _gap(batch, details[0].decode(), int(details[1]))
             case _:
                 raise CannotProject(f"Redis function {_FUNCTION} answered {verdict!r}: another version of it is loaded")
 
-    def _call(self, keys: list[str], arguments: list[int | str]) -> Any:
-        if not self._loaded:
-            self._load()
-        try:
-            return self._redis.fcall(_FUNCTION, len(keys), *keys, *arguments)
-        except exceptions.ResponseError as error:
-            # Functions are data: a server that was wiped, or replaced by one that never had them, has lost them.
-            if "Function not found" not in str(error):
-                raise
-        self._load()
-        return self._redis.fcall(_FUNCTION, len(keys), *keys, *arguments)
 
-    def _load(self) -> None:
-        source = resources.files("projectors").joinpath("balances.lua").read_text(encoding="utf-8")
-        self._redis.function_load(source, replace=True)
-        self._loaded = True
-
-    def _ask(self, question: Callable[[], Any]) -> Any:
-        """Put a question to Redis, and tell failures that pass from those that don't."""
-        try:
-            return question()
-        except _WRONG_CREDENTIALS as error:
-            raise CannotProject(f"Redis refuses the credentials of DAYBOOK_REDIS_URL: {error}") from error
-        except _TEMPORARY as error:
-            raise SinkUnavailable(f"Redis: {error}") from error
-        except exceptions.ResponseError as error:
-            if str(error).startswith(_TEMPORARY_CODES):
-                raise SinkUnavailable(f"Redis: {error}") from error
-            raise CannotProject(f"Redis refuses what the balances projector asks of it: {error}") from error
-        except exceptions.RedisError as error:
-            raise CannotProject(f"Redis answered what the balances projector cannot use: {error}") from error
-
-    def _foreign(self, log: str) -> CannotProject:
-        return CannotProject(
-            f"this Redis database holds the balances of another log: {log}, where ours is {self._log} (cluster id, "
-            "topic, topic id). Use another database in DAYBOOK_REDIS_URL or, if these balances are of no use any more, "
-            "empty this one with FLUSHDB"
-        )
-
-
-def cut(batch: Batch, accounts: int) -> Iterator[Batch]:
-    """Consecutive batches of at most so many accounts each, which one after the other are this one."""
-    base, start = batch.base, 0
-    seen: set[str] = set()
-    for i, recorded in enumerate(batch.events):
-        if recorded.account_id in seen:
-            continue
-        if len(seen) == accounts:
-            next_offset = batch.offsets[i - 1] + 1
-            yield Batch(batch.partition, base, batch.events[start:i], batch.offsets[start:i], next_offset)
-            base, start = next_offset, i
-            seen.clear()
-        seen.add(recorded.account_id)
-    yield Batch(batch.partition, base, batch.events[start:], batch.offsets[start:], batch.next_offset)
+def foreign(log: str, ours: str) -> CannotProject:
+    """The error for a database that holds the balances of another log."""
+    return CannotProject(
+        f"this Redis database holds the balances of another log: {log}, where ours is {ours} (cluster id, topic, topic "
+        "id). Use another database in DAYBOOK_REDIS_URL or, if these balances are of no use any more, empty this one "
+        "with FLUSHDB"
+    )
 
 
 def collapse(batch: Batch) -> Mapping[str, Change]:

@@ -15,6 +15,9 @@ HOLD_S: Final = 30.0
 """For how long a live model is held where it is, at most, while its copy takes its place: a held projector waits, and
 one whose rebuild was killed goes on by itself after that."""
 
+REOPENED: Final = "reopened"
+"""What `Rebuildable.begun` tells of a kept old model that became the copy again."""
+
 
 class CannotRebuild(Exception):
     """The copy cannot be built or put in place: the message says why, and what to do."""
@@ -65,7 +68,10 @@ class Rebuildable(Protocol):
         """Builds the copy. It keeps the copy's own checkpoints, in the copy."""
 
     def begun(self) -> str | None:
-        """The fingerprint that an unfinished copy was begun with; None when there is none."""
+        """The fingerprint that an unfinished copy was begun with, `REOPENED` after `reopen`; None when there is none.
+
+        A copy that is only partly deleted counts as unfinished, with a fingerprint that is no other's.
+        """
 
     def kept(self) -> bool:
         """Whether the model that was live before the last switch has been kept."""

@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from typing import Final
 
-from confluent_kafka import Message
+from confluent_kafka import KafkaError, Message
 
 from projectors.projector import Batch, CannotProject
 from schemas.codec import Codec, Undecodable
 from schemas.events import RecordedEvent
 from schemas.registry import RegistryUnavailable
+
+_log = logging.getLogger(__name__)
+
+_PASSING: Final = {
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._MAX_POLL_EXCEEDED,
+    KafkaError._RESOLVE,
+    KafkaError._TIMED_OUT,
+    KafkaError._TRANSPORT,
+    KafkaError.BROKER_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.KAFKA_STORAGE_ERROR,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NETWORK_EXCEPTION,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.OFFSET_NOT_AVAILABLE,
+    KafkaError.REBALANCE_IN_PROGRESS,
+    KafkaError.REPLICA_NOT_AVAILABLE,
+    KafkaError.REQUEST_TIMED_OUT,
+}
+"""What brokers that start, stop or hand over say, and what librdkafka goes on after by itself. All else stops us."""
+
+_OUT_OF_RANGE: Final = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
 
 
 def read(
@@ -46,3 +73,29 @@ def _unreadable(message: Message, error: Undecodable) -> CannotProject:
         "model has everything before it. If a newer release writes events, update this projector; otherwise something "
         "other than the command service wrote to the topic, whose records must not be there"
     )
+
+
+def is_passing(error: KafkaError) -> bool:
+    """Whether Kafka's client goes on by itself after an error."""
+    return error.code() in _PASSING or (error.retriable() and not error.fatal())
+
+
+def passes(message: Message, error: KafkaError, topic: str, projector: str) -> None:
+    """Log what Kafka's client reports instead of a record, where it passes by itself.
+
+    Raises:
+        CannotProject: it does not.
+    """
+    if error.code() == KafkaError._PARTITION_EOF:
+        return
+    where = f"{message.topic() or topic}, partition {message.partition()}, offset {message.offset()}"
+    if error.code() in _OUT_OF_RANGE:
+        raise CannotProject(
+            f"the sink of {projector} stands at an offset that the log does not have ({where}): {error.str()}. The log "
+            "was cut or set back, or is not the one that the sink was made from. Once the log is as it should be, "
+            "empty the sink and it is filled again from the start"
+        )
+    if is_passing(error):
+        _log.warning("Kafka: %s (%s)", error.str(), where)
+        return
+    raise CannotProject(f"Kafka refuses to hand out events ({where}): {error.name()}: {error.str()}")

@@ -22,9 +22,9 @@ from typing import Final
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from projectors.progress import Progress, State
-from projectors.projector import Batch, CannotProject, CheckpointMoved, Projector, SinkUnavailable
+from projectors.projector import Batch, CheckpointMoved, Projector, SinkUnavailable
 from projectors.quiet import kafka_logger
-from projectors.records import read
+from projectors.records import passes, read
 from schemas.codec import Codec
 from schemas.connections import Connections
 from schemas.registry import RegistryUnavailable
@@ -47,29 +47,6 @@ _LONGEST_WAIT_S: Final = 5.0
 _SESSION_TIMEOUT_MS: Final = 6_000
 """How long the partitions of a killed projector stay orphaned. The default of 45 s would be the time that its restart
 takes to go on; the brokers' lower limit is 6 s."""
-
-_PASSING: Final = {
-    KafkaError._ALL_BROKERS_DOWN,
-    KafkaError._MAX_POLL_EXCEEDED,
-    KafkaError._RESOLVE,
-    KafkaError._TIMED_OUT,
-    KafkaError._TRANSPORT,
-    KafkaError.BROKER_NOT_AVAILABLE,
-    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-    KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.KAFKA_STORAGE_ERROR,
-    KafkaError.LEADER_NOT_AVAILABLE,
-    KafkaError.NETWORK_EXCEPTION,
-    KafkaError.NOT_COORDINATOR,
-    KafkaError.NOT_LEADER_FOR_PARTITION,
-    KafkaError.OFFSET_NOT_AVAILABLE,
-    KafkaError.REBALANCE_IN_PROGRESS,
-    KafkaError.REPLICA_NOT_AVAILABLE,
-    KafkaError.REQUEST_TIMED_OUT,
-}
-"""What brokers that start, stop or hand over say, and what librdkafka goes on after by itself. All else stops us."""
-
-_OUT_OF_RANGE: Final = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
 
 
 def consumer(connections: Connections, projector: str) -> Consumer:
@@ -199,7 +176,7 @@ class Runner:
             elif error.code() == KafkaError._PARTITION_EOF:
                 ends[message.partition()] = message.offset()  # type: ignore[index, assignment]
             else:
-                self._tell(message, error)
+                passes(message, error, self._topic, self._projector.name)
         return (taken, ends) if self._places is before else ({}, {})
 
     def _gather(self, messages: list[Message], places: dict[int, _Place]) -> None:
@@ -268,7 +245,7 @@ class Runner:
         while not self._stopping and (left := until - time.monotonic()) > 0:
             message = self._consumer.poll(min(left, _TURN_S))
             if message is not None and (kafka := message.error()) is not None:
-                self._tell(message, kafka)
+                passes(message, kafka, self._topic, self._projector.name)
 
     def _commit(self, places: Mapping[int, _Place]) -> None:
         """Show the group where we are. Nothing depends on it, so a failure is only worth a line."""
@@ -277,22 +254,6 @@ class Runner:
             self._consumer.commit(offsets=offsets, asynchronous=True)
         except KafkaException as error:
             _log.debug("the group's offsets were not updated: %s", error)
-
-    def _tell(self, message: Message, error: KafkaError) -> None:
-        """Log what passes by itself; raise what does not."""
-        if error.code() == KafkaError._PARTITION_EOF:
-            return
-        where = f"{message.topic() or self._topic}, partition {message.partition()}, offset {message.offset()}"
-        if error.code() in _OUT_OF_RANGE:
-            raise CannotProject(
-                f"the sink of {self._projector.name} stands at an offset that the log does not have ({where}): "
-                f"{error.str()}. The log was cut or set back, or is not the one that the sink was made from. Once the "
-                "log is as it should be, empty the sink and it is filled again from the start"
-            )
-        if error.code() in _PASSING or (error.retriable() and not error.fatal()):
-            _log.warning("Kafka: %s (%s)", error.str(), where)
-            return
-        raise CannotProject(f"Kafka refuses to hand out events ({where}): {error.name()}: {error.str()}")
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         # Nothing is fetched before `_stand` has asked the sink, which cannot be done here: it may be down for longer

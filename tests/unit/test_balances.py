@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projectors.balances import Change, collapse, cut
-from projectors.projector import Batch, CannotProject
+from projectors.balances import Change, collapse
+from projectors.projector import CannotProject
 from schemas.events import AccountFrozen, AccountUnfrozen, HolderChanged, RecordedEvent
 from tests.recorded import START, batch, deposited, logs, opened, plain_fold, recorded
 
@@ -45,32 +45,6 @@ def test_an_event_that_comes_again_changes_nothing() -> None:
 def test_a_gap_stops_it_and_is_named() -> None:
     with pytest.raises(CannotProject, match=r"account A-1: event 7 follows event 5 .*partition 3, offsets 20 to 21"):
         collapse(batch([deposited("A-1", 5, 1), deposited("A-1", 7, 2)], base=20, partition=3))
-
-
-def test_a_part_ends_where_one_account_too_many_begins() -> None:
-    events = [opened("A-1"), opened("A-2"), deposited("A-1", 2, 5), opened("A-3"), opened("A-4"), opened("A-5")]
-    # Between the offsets of the events are those of transactions' ends.
-    whole = Batch(3, 10, events, (10, 11, 13, 15, 16, 18), 19)
-    assert list(cut(whole, accounts=2)) == [
-        Batch(3, 10, events[:3], (10, 11, 13), 14),
-        Batch(3, 14, events[3:5], (15, 16), 17),
-        Batch(3, 17, events[5:], (18,), 19),
-    ]
-
-
-def test_a_batch_without_events_is_one_part() -> None:
-    assert list(cut(Batch(3, 10, (), (), 12), accounts=2)) == [Batch(3, 10, (), (), 12)]
-
-
-@given(logs(), st.integers(1, 4))
-def test_the_parts_follow_each_other_and_are_the_whole(log: list[RecordedEvent], accounts: int) -> None:
-    whole = batch(log, base=7)
-    parts = list(cut(whole, accounts))
-    assert [event for part in parts for event in part.events] == log
-    assert [offset for part in parts for offset in part.offsets] == list(whole.offsets)
-    assert [part.base for part in parts] == [7, *(part.next_offset for part in parts[:-1])]
-    assert parts[-1].next_offset == whole.next_offset
-    assert all(len({event.account_id for event in part.events}) <= accounts for part in parts)
 
 
 @given(logs())
