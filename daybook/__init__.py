@@ -1,4 +1,4 @@
-"""Daybook's Python client: give commands to the ledger, read its balances and its log."""
+"""Daybook's Python client: give commands to the ledger, read its models and its log."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from daybook.errors import (
         AccountUnknown,
         DaybookError,
+        InvalidSearch,
+        ModelMissing,
         NotConfigured,
         NotTaken,
         ReadTimeout,
@@ -21,20 +23,26 @@ if TYPE_CHECKING:
     from daybook.link import Answer
     from daybook.log import LoggedEvent
     from daybook.models import Balance
+    from daybook.search import AccountPage, AccountView, AuditEntry
     from schemas.commands import CommandReply
     from schemas.connections import Connections
     from schemas.money import InvalidMoney, Money
 
 __all__ = [
+    "AccountPage",
     "AccountUnknown",
+    "AccountView",
     "Answer",
+    "AuditEntry",
     "Balance",
     "Client",
     "CommandReply",
     "Connections",
     "DaybookError",
     "InvalidMoney",
+    "InvalidSearch",
     "LoggedEvent",
+    "ModelMissing",
     "Money",
     "NotConfigured",
     "NotTaken",
@@ -46,7 +54,10 @@ __all__ = [
 ]
 
 _ELSEWHERE: Final = {
+    "AccountPage": "daybook.search",
+    "AccountView": "daybook.search",
     "Answer": "daybook.link",
+    "AuditEntry": "daybook.search",
     "Balance": "daybook.models",
     "Client": "daybook.client",
     "CommandReply": "schemas.commands",

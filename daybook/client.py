@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from queue import Empty, SimpleQueue
 from threading import Lock
 from types import TracebackType
-from typing import Any, Self, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
 from uuid import uuid4
 
 from daybook.errors import DaybookError, Refused, ReplyTimeout
@@ -32,6 +32,9 @@ from schemas.commands import (
 from schemas.connections import Connections
 from schemas.money import InvalidMoney, Money
 from schemas.topics import Topics
+
+if TYPE_CHECKING:
+    from daybook.search import AccountPage, AccountView, AuditEntry, SearchIndex
 
 C = TypeVar("C", bound=AnyCommand)
 
@@ -71,6 +74,7 @@ class Client:
         self._closed = False
         self._link: Link | None = None
         self._balances: Balances | None = None
+        self._search: SearchIndex | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -90,6 +94,9 @@ class Client:
             if self._balances is not None:
                 self._balances.close()
                 self._balances = None
+            if self._search is not None:
+                self._search.close()
+                self._search = None
 
     @property
     def connections(self) -> Connections:
@@ -269,6 +276,75 @@ class Client:
             return self._reading().get(account_id)
         return self._reading().wait(account_id, at_least, self._bound(timeout_s))
 
+    def account(self, account_id: str, *, at_least: int | None = None, timeout_s: float | None = None) -> AccountView:
+        """An account's current view: its holder, status, balance, limit and times; see `balance` for `at_least`.
+
+        Raises:
+            AccountUnknown: there is none, and it was not waited for.
+            ReadTimeout: the view did not include event `at_least` within `timeout_s`.
+            Unreachable: Elasticsearch cannot be reached, or has no such index yet.
+        """
+        if at_least is None:
+            return self._searching().account(account_id)
+        return self._searching().wait(account_id, at_least, self._bound(timeout_s))
+
+    def search(
+        self,
+        text: str | None = None,
+        *,
+        status: str | None = None,
+        currency: str | None = None,
+        min_balance: Money | str | None = None,
+        max_balance: Money | str | None = None,
+        limit: int = 20,
+        after: str | None = None,
+    ) -> AccountPage:
+        """Accounts that fit all that is given, best first; without anything, all by the holder's name.
+
+        `text` is words of the holder's name in any order, in any case; the last may be a word's beginning, and longer
+        words may have a letter or two wrong. Or it is an account's id, or its holder's e-mail address. The balances
+        are both included. A page's `after` gets the next page; what changes meanwhile may be on both or on none.
+
+        A change is found up to a second after it is in the index.
+
+        Raises:
+            InvalidSearch: a status that there is not, balances in several currencies, an `after` from elsewhere.
+            InvalidMoney: no currency, or no balance.
+            Unreachable: Elasticsearch cannot be reached, or has no such index yet.
+        """
+        return self._searching().find(
+            text,
+            status=status,
+            currency=currency,
+            min_balance=min_balance,
+            max_balance=max_balance,
+            limit=limit,
+            after=after,
+        )
+
+    def history(
+        self,
+        account_id: str,
+        *,
+        at_least: int | None = None,
+        newest_first: bool = False,
+        after: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Iterator[AuditEntry]:
+        """An account's events from the audit trail, in order or the newest first; they are read as they are taken.
+
+        `after` goes on behind the event of that sequence. With `at_least`, which may take a second longer than with
+        `account`, the first is waited for until that event is in the trail. `events` reads the same from the log.
+
+        Raises:
+            AccountUnknown: there are no events, and they were not waited for.
+            ReadTimeout: event `at_least` was not in the trail within `timeout_s`.
+            Unreachable: Elasticsearch cannot be reached, or has no such index yet.
+        """
+        return self._searching().history(
+            account_id, at_least=at_least, newest_first=newest_first, after=after, timeout_s=self._bound(timeout_s)
+        )
+
     def balances(self, account_ids: Iterable[str]) -> Iterator[Balance]:
         """The balances of many accounts, in the order asked for; unknown accounts are left out. Raises: `Unreachable`.
 
@@ -326,6 +402,16 @@ class Client:
             if self._balances is None:
                 self._balances = Balances(self._connections.redis(), timeout_s=self._timeout_s)
             return self._balances
+
+    def _searching(self) -> SearchIndex:
+        # Elasticsearch's library takes half a second to import, which who only gives commands should not wait for.
+        from daybook.search import SearchIndex  # noqa: PLC0415
+
+        with self._lock:
+            self._must_be_open()
+            if self._search is None:
+                self._search = SearchIndex(self._connections, timeout_s=self._timeout_s)
+            return self._search
 
     def _must_be_open(self) -> None:
         if self._closed:

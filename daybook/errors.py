@@ -10,7 +10,10 @@ from schemas.connections import NotConfigured
 __all__ = [
     "AccountUnknown",
     "DaybookError",
+    "InvalidSearch",
+    "ModelMissing",
     "NotConfigured",
+    "NotInstalled",
     "NotTaken",
     "ReadTimeout",
     "Refused",
@@ -47,6 +50,10 @@ class Unreachable(DaybookError):
         super().__init__(f"{server} at {address}: {why}")
 
 
+class ModelMissing(Unreachable):
+    """The server answers and holds no such read model: its projector has yet to make it."""
+
+
 class NotTaken(DaybookError):
     """Kafka turned a command down, so it was not carried out; waiting will not help."""
 
@@ -79,10 +86,10 @@ class ReadTimeout(DaybookError):
 class AccountUnknown(DaybookError):
     """The read model holds no such account."""
 
-    def __init__(self, account_id: str) -> None:
+    def __init__(self, account_id: str, model: str = "balances") -> None:
         self.account_id = account_id
         super().__init__(
-            f"no balance is known of account {account_id}: was it opened, and is the balances projector running "
+            f"no account {account_id} is known to {model}: was it opened, and is the {model} projector running "
             "(`daybook run`)? To wait for an account that was just opened, ask for at least the reply's sequence"
         )
 
@@ -93,3 +100,14 @@ class UnreadableRecord(DaybookError):
     def __init__(self, where: str, why: str) -> None:
         self.where = where
         super().__init__(f"{where}: {why}")
+
+
+class NotInstalled(DaybookError):
+    """Something is asked for that needs packages which are not installed here."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(f"this needs {module}, which is not installed: pip install 'daybook[{extra}]'")
+
+
+class InvalidSearch(ValueError):
+    """A search that cannot be meant: the message says what is wrong with it."""

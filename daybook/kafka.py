@@ -23,6 +23,10 @@ LEAST_S: Final = 0.05
 _ATTEMPT_S: Final = 1.0
 """One request's bound: an answer takes milliseconds, and between requests a refusal is noticed."""
 
+_FIRST_ATTEMPT_S: Final = 0.2
+"""The bound of the first request for ends. Put while leaders are being looked up it may never be sent, and a second one
+is answered within milliseconds; the bound is doubled each time up to `_ATTEMPT_S`."""
+
 _GIVE_UP_S: Final = 2.0
 """For how long every broker may refuse before the first contact fails: a name with several addresses (`localhost`
 may first be an IPv6 one) is refused once or twice before the right address is tried."""
@@ -133,20 +137,28 @@ def _partitions(source: Consumer, topic: str, connections: Connections, health: 
         time.sleep(LEAST_S)
 
 
-def ends(connections: Connections, places: Iterable[tuple[str, int]], deadline: float) -> list[TopicPartition]:
+def ends(
+    connections: Connections,
+    places: Iterable[tuple[str, int]],
+    deadline: float,
+    *,
+    isolation_level: IsolationLevel = IsolationLevel.READ_UNCOMMITTED,
+) -> list[TopicPartition]:
     """Where partitions, given by topic and number, end now. Raises: `Unreachable`.
 
-    What stands in transactions that are still open is included. A consumer that reads only what is committed could not
-    be asked: it gives the end of that, which lags behind the replies, since partitions learn of a commit one by one.
+    What stands in transactions that are still open is included, unless only what is committed is asked for: the end of
+    that lags behind the replies, since partitions learn of a commit one by one.
     """
     admin = AdminClient(connections.kafka(), logger=LOG)
     asked = {TopicPartition(topic, partition): OffsetSpec.latest() for topic, partition in places}
+    attempt_s = _FIRST_ATTEMPT_S
     while True:
         found = admin.list_offsets(
             asked,
-            isolation_level=IsolationLevel.READ_UNCOMMITTED,
-            request_timeout=max(LEAST_S, min(deadline - time.monotonic(), _ATTEMPT_S)),
+            isolation_level=isolation_level,
+            request_timeout=max(LEAST_S, min(deadline - time.monotonic(), attempt_s)),
         )
+        attempt_s = min(2 * attempt_s, _ATTEMPT_S)
         try:
             return [TopicPartition(at.topic, at.partition, end.result().offset) for at, end in found.items()]
         except KafkaException as error:

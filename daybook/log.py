@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
 
 from daybook import kafka
 from daybook import registry as schema_registry
@@ -61,6 +70,101 @@ def read_log(
         reading = _Reading(connections, source, health, Codec(registry), account_id, timeout_s)
         ends = reading.start(from_beginning)
         yield from reading.follow() if follow else reading.until(ends if from_beginning else [])
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A record that has yet to be read: its offset, and how old it is."""
+
+    offset: int
+    age_s: float
+
+
+class LogRanges:
+    """Reads ranges of the log's partitions, one after the other; a context manager. One thread uses it."""
+
+    def __init__(self, connections: Connections, *, timeout_s: float) -> None:
+        """`timeout_s` bounds how long nothing may come. Raises: `NotConfigured`."""
+        self._topic = connections.topics.events
+        self._opened = ExitStack()
+        health = kafka.Health()
+        self._source = self._opened.enter_context(
+            closing(
+                kafka.consumer(
+                    connections,
+                    health,
+                    auto_offset_reset="error",
+                    enable_partition_eof=True,
+                    fetch_wait_max_ms=_END_WAIT_MS,
+                )
+            )
+        )
+        try:
+            codec = Codec(self._opened.enter_context(schema_registry.registry(connections)))
+        except BaseException:
+            self._opened.close()
+            raise
+        self._reading = _Reading(connections, self._source, health, codec, None, timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def read(self, partition: int, start: int, end: int) -> Iterator[LoggedEvent]:
+        """A partition's committed events from offset `start` up to before `end`, which it has reached already.
+
+        Raises: `Unreachable`, `ReadTimeout`, `UnreadableRecord`, as `read_log` does.
+        """
+        if start < end:
+            place = TopicPartition(self._topic, partition, start)
+            self._source.assign([place])
+            # At the end of what was read of it before it was paused, which assigning it anew does not undo.
+            self._source.resume([place])
+            yield from self._reading.until([TopicPartition(self._topic, partition, end)])
+
+
+def first_unread(
+    connections: Connections, topic: str, offsets: Mapping[int, int], *, timeout_s: float
+) -> dict[int, Unread | None]:
+    """The first committed record at or after an offset of each partition; None where only transactions' marks follow.
+
+    A partition that did not answer within `timeout_s` is left out. Raises: `Unreachable`.
+    """
+    found: dict[int, Unread | None] = {}
+    waiting = dict(offsets)
+    deadline = time.monotonic() + timeout_s
+    health = kafka.Health()
+    source = kafka.consumer(
+        connections,
+        health,
+        # A log that was cut begins later, which is no reason not to say what its first record is.
+        auto_offset_reset="earliest",
+        enable_partition_eof=True,
+        fetch_wait_max_ms=_END_WAIT_MS,
+        # One record of each partition is wanted, and no more should be read ahead than cannot be helped.
+        queued_min_messages=1,
+        fetch_message_max_bytes=16 * 1024,
+    )
+    with closing(source):
+        source.assign([TopicPartition(topic, partition, offset) for partition, offset in offsets.items()])
+        while waiting and time.monotonic() < deadline:
+            for message in kafka.take(source, _POLL_S):
+                partition, offset, error = message.partition(), message.offset(), message.error()
+                if partition is None or offset is None or partition not in waiting:
+                    continue
+                if error is None:
+                    found[partition] = Unread(offset, max(0.0, time.time() - message.timestamp()[1] / 1000))
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    found[partition] = None
+                else:
+                    continue
+                del waiting[partition]
+                source.pause([TopicPartition(topic, partition)])
+    if waiting and health.down is not None:
+        raise kafka.unreachable(connections, health.down)
+    return found
 
 
 class _Reading:
@@ -158,3 +262,18 @@ class _Reading:
             f"{self._topic}, partition {partition}, was not readable up to offset {end} within {self._timeout_s:g} s: "
             "a transaction is still open there; try again once it has ended or timed out"
         )
+
+
+def log_identity(connections: Connections, admin: AdminClient, deadline: float) -> str:
+    """Which log this is, as read models name it: cluster id, topic and topic id. Blocks until `deadline` at most.
+
+    Raises: `Unreachable`.
+    """
+    topic = connections.topics.events
+    left_s = max(kafka.LEAST_S, deadline - time.monotonic())
+    try:
+        cluster = admin.describe_cluster(request_timeout=left_s).result()
+        described = admin.describe_topics(TopicCollection([topic]), request_timeout=left_s)[topic].result()
+    except KafkaException as error:
+        raise kafka.unreachable(connections, f"topic {topic} cannot be described: {error.args[0].str()}") from error
+    return f"{cluster.cluster_id}/{topic}/{described.topic_id}"

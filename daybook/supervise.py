@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -25,7 +26,6 @@ from daybook.errors import DaybookError
 from schemas.connections import Connections
 
 _INSTANCE: Final = "DAYBOOK_COMMAND_SERVICE_INSTANCE"
-_PROJECTORS: Final = ("balances",)
 
 _FAILURES_IN_A_ROW: Final = 5
 """One more start rarely mends what four did not; with the pauses between, this gives a server half a minute."""
@@ -56,12 +56,37 @@ class Program:
     name: str
     arguments: tuple[str, ...]
     """After the name of this Python interpreter."""
+    setting: str | None = None
+    """The field of `Connections` without which it has nowhere to write to."""
+    extra: tuple[str, str] | None = None
+    """A module that it needs and not every installation has, and the extra of `daybook` that brings it."""
+
+    def idle(self, connections: Connections) -> str | None:
+        """Why it could not do anything here; None when it could."""
+        if self.setting is not None and not getattr(connections, self.setting):
+            return f"DAYBOOK_{self.setting.upper()} is not set"
+        if self.extra is not None and find_spec(self.extra[0]) is None:
+            return f"pip install 'daybook[{self.extra[1]}]' installs what it needs"
+        return None
 
 
 PROGRAMS: Final = (
     Program("command-service", ("-m", "command_service")),
-    *(Program(name, ("-m", "projectors", name)) for name in _PROJECTORS),
+    Program("balances", ("-m", "projectors", "balances"), setting="redis_url"),
+    Program("search", ("-m", "projectors", "search"), setting="elasticsearch_url"),
+    Program(
+        "analytics",
+        ("-m", "projectors", "analytics"),
+        setting="iceberg_catalog",
+        extra=("pyiceberg", "analytics"),
+    ),
+    Program("activity", ("-m", "projectors", "activity"), extra=("faust", "activity")),
 )
+
+
+def idle(group: Collection[Program], connections: Connections) -> dict[str, str]:
+    """The programs of a group that could do nothing here, by name, and why."""
+    return {program.name: why for program in group if (why := program.idle(connections)) is not None}
 
 
 def programs(only: Collection[str]) -> tuple[Program, ...]:

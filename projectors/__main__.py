@@ -14,12 +14,13 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from prometheus_client import REGISTRY, start_http_server
 
-from projectors.balances import BalancesProjector, connect
+from projectors.balances import BalancesProjector
 from projectors.progress import Progress
 from projectors.projector import CannotProject, Projector
 from projectors.quiet import kafka_logger
+from projectors.redis_functions import connect
 from projectors.runner import Runner, consumer
-from projectors.settings import ProjectorSettings
+from projectors.settings import AnalyticsSettings, ProjectorSettings
 from projectors.source import NoSource, Source, SourceUnavailable, identify
 from schemas.codec import Codec
 from schemas.connections import Connections, NotConfigured
@@ -42,8 +43,45 @@ def _balances(connections: Connections) -> Make:
     return lambda source: BalancesProjector(redis, source)
 
 
-PROJECTORS: Final[Mapping[str, Callable[[Connections], Make]]] = {"balances": _balances}
+def _analytics(connections: Connections) -> Make:
+    try:
+        # Imported where it is wanted, since the other projectors run without what it needs.
+        from projectors.analytics import AnalyticsProjector  # noqa: PLC0415
+        from projectors.analytics_table import EventsTable  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        raise NotConfigured(f"{missing} is not installed: pip install 'daybook[analytics]'") from error
+    settings = AnalyticsSettings.from_environment()
+    table = EventsTable(connections)
+    return lambda source: AnalyticsProjector(table, source, commit_interval_s=settings.commit_interval_s)
+
+
+def _search(connections: Connections) -> Make:
+    # Slow to import, and the other projectors do without.
+    from projectors.elasticsearch import connect as connect_search  # noqa: PLC0415
+    from projectors.search import SearchProjector  # noqa: PLC0415
+
+    indices = connections.indices
+    try:
+        client = connect_search(connections.elasticsearch())
+    except ValueError as error:
+        raise NotConfigured(f"DAYBOOK_ELASTICSEARCH_URL: {error}") from None
+    return lambda source: SearchProjector(client, indices, source)
+
+
+PROJECTORS: Final[Mapping[str, Callable[[Connections], Make]]] = {
+    "analytics": _analytics,
+    "balances": _balances,
+    "search": _search,
+}
 """By name: what checks a projector's configuration, and makes it once it is known which log is read."""
+
+_ACTIVITY: Final = "activity"
+"""The one that is a program of its own, a Faust application, which the runner does not feed."""
+
+
+_METRICS_PORTS: Final = ("balances", "search", "analytics", _ACTIVITY)
+"""In the order of the ports that they take, so that one environment serves all projectors of a machine."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,7 +91,8 @@ def main(arguments: list[str] | None = None) -> int:
         description="Keep one read model up to date with the log of events, until stopped.",
         epilog="Servers and options are read from the environment and from .daybook/env; see docs/ARCHITECTURE.md.",
     )
-    parser.add_argument("name", metavar="NAME", choices=sorted(PROJECTORS), help=f"one of: {', '.join(PROJECTORS)}")
+    names = (*PROJECTORS, _ACTIVITY)
+    parser.add_argument("name", metavar="NAME", choices=sorted(names), help=f"one of: {', '.join(names)}")
     name: str = parser.parse_args(arguments).name
     try:
         settings = ProjectorSettings.from_environment()
@@ -63,8 +102,8 @@ def main(arguments: list[str] | None = None) -> int:
             stream=sys.stderr,
             format=f"%(asctime)s %(levelname)s projector={name} %(name)s: %(message)s",
         )
-        # The registry's client logs each request; what came of it is logged here where it matters.
-        for library in ("httpx", "httpx2"):
+        # These clients log each request; what came of it is logged here where it matters.
+        for library in ("elastic_transport", "httpx", "httpx2"):
             logging.getLogger(library).setLevel(logging.WARNING)
         _run(name, settings, connections)
     except NotConfigured as error:
@@ -79,7 +118,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(name: str, settings: ProjectorSettings, connections: Connections) -> None:
     if settings.metrics_port is not None:
-        _serve_metrics(settings.metrics_port)
+        _serve_metrics(settings.metrics_port + _METRICS_PORTS.index(name))
+    if name == _ACTIVITY:
+        _run_activity(connections)
+        return
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -105,6 +147,17 @@ def _run(name: str, settings: ProjectorSettings, connections: Connections) -> No
         if stopping.is_set():
             runner.stop()
         runner.run()
+
+
+def _run_activity(connections: Connections) -> None:
+    try:
+        # An extra that not every installation has, and slow to import.
+        from projectors.activity.program import run  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise NotConfigured(
+            f"the activity needs the package {error.name}, which is not installed: `pip install 'daybook[activity]'`"
+        ) from error
+    run(connections, _wait_for_source)
 
 
 def _serve_metrics(port: int) -> None:

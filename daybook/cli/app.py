@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command, get_group
 
-from daybook.cli import accounts, imports, reading, services
+from daybook.cli import accounts, activity, analytics, imports, reading, rebuild, searching, services, status, verify
 from daybook.cli.exits import FAILED, say
 
 DEPLOY: Final = {
@@ -63,8 +63,14 @@ app = typer.Typer(
 )
 accounts.add_to(app)
 reading.add_to(app)
+searching.add_to(app)
+activity.add_to(app)
+status.add_to(app)
+verify.add_to(app)
+analytics.add_to(app)
 imports.add_to(app)
 services.add_to(app)
+rebuild.add_to(app)
 
 
 def _version(wanted: bool) -> None:

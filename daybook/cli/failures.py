@@ -8,6 +8,7 @@ from daybook.cli import exits
 from daybook.errors import (
     AccountUnknown,
     DaybookError,
+    InvalidSearch,
     NotConfigured,
     NotTaken,
     ReadTimeout,
@@ -28,6 +29,7 @@ _CODES: Final[dict[type, int]] = {
     AccountsExist: exits.REFUSED,
     InvalidMapping: exits.USAGE,
     InvalidMoney: exits.USAGE,
+    InvalidSearch: exits.USAGE,
     NoSuchProgram: exits.USAGE,
     UnreadableFile: exits.USAGE,
     ReplyTimeout: exits.TIMEOUT,

@@ -25,6 +25,9 @@ Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="How lo
 
 DEFAULT_TIMEOUT_S = 10.0
 
+READER = "reader"
+"""A client has a user, for the commands it gives. Those that only read give none, so the name goes nowhere."""
+
 # A negative amount begins with a dash. It is to be read as an amount, and refused as one, not as a strange option.
 TAKES_AMOUNT = {"ignore_unknown_options": True}
 
@@ -61,15 +64,25 @@ def moment(text: str | None) -> datetime | None:
 
 def user_name(given: str | None) -> str:
     """Who gives a command: `given`, which includes DAYBOOK_USER, or the operating system's user."""
-    if given:
-        return given
     try:
-        return getpass.getuser()
+        name = given or getpass.getuser()
     except (OSError, KeyError):
         raise typer.BadParameter(
             "the operating system has no name for you: say --user or set DAYBOOK_USER", param_hint="--user"
         ) from None
+    if not is_text(name):
+        raise typer.BadParameter(f"{name!r}, from DAYBOOK_USER or the system, is not UTF-8", param_hint="--user")
+    return name
+
+
+def is_text(given: str) -> bool:
+    """Whether what the operating system handed over is text: what is not UTF-8 comes as halves of surrogates."""
+    return not any("\ud800" <= char <= "\udfff" for char in given)
 
 
 def print_json(record: dict[str, object]) -> None:
-    typer.echo(json.dumps(record, ensure_ascii=False))
+    text = json.dumps(record, ensure_ascii=False)
+    if not text.isprintable():
+        # Names may hold characters that steer a terminal, and JSON has a way to write each.
+        text = "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
+    typer.echo(text)

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from msgspec.structs import asdict
 
-from daybook.cli.options import DEFAULT_TIMEOUT_S, Account, AsJson, Timeout, currency_code, print_json
+from daybook.cli.options import DEFAULT_TIMEOUT_S, READER, Account, AsJson, Timeout, currency_code, print_json
+from daybook.cli.tables import visible
 from schemas.money import format_amount
 
 if TYPE_CHECKING:
     from daybook.log import LoggedEvent
     from daybook.models import Balance
-
-_READER = "reader"
-"""A client has a user, for the commands it gives. These commands give none, so the name goes nowhere."""
 
 
 def balance(
@@ -33,7 +31,7 @@ def balance(
     """
     from daybook.client import Client  # noqa: PLC0415
 
-    with Client(user_id=_READER, timeout_s=timeout) as client:
+    with Client(user_id=READER, timeout_s=timeout) as client:
         _show(client.balance(account, at_least=at_least), as_json)
 
 
@@ -51,7 +49,7 @@ def top(
     from daybook.client import Client  # noqa: PLC0415
 
     code = currency_code(currency)
-    with Client(user_id=_READER, timeout_s=timeout) as client:
+    with Client(user_id=READER, timeout_s=timeout) as client:
         for found in client.top(code, count, lowest=lowest):
             _show(found, as_json)
 
@@ -72,12 +70,12 @@ def tail(
     from daybook.cli.phrases import line  # noqa: PLC0415
     from daybook.client import Client  # noqa: PLC0415
 
-    with Client(user_id=_READER, timeout_s=timeout) as client:
+    with Client(user_id=READER, timeout_s=timeout) as client:
         for logged in client.events(account, follow=follow, from_beginning=not new):
             if as_json:
                 print_json(_record(logged))
             else:
-                typer.echo(line(logged.recorded))
+                typer.echo(visible(line(logged.recorded)))
 
 
 def add_to(app: typer.Typer) -> None:

@@ -19,15 +19,21 @@ def run(
 ) -> None:
     """Run the command service and all projectors on this machine, until Ctrl-C.
 
-    A program that crashes is started again; when one keeps failing, all are stopped and the exit code is 5.
+    A projector whose sink is not configured, or whose packages are not installed, is left out, and that is said. A
+    program that crashes is started again; when one keeps failing, all are stopped and the exit code is 5.
 
     daybook run --only command-service
     """
-    from daybook.supervise import OneOfEach, Supervisor, programs  # noqa: PLC0415
+    from daybook.supervise import OneOfEach, Supervisor, idle, programs  # noqa: PLC0415
     from schemas.connections import Connections  # noqa: PLC0415
 
     group = programs(only or ())
     connections = Connections.from_environment()
+    if not only:
+        without = idle(group, connections)
+        for name, why in without.items():
+            say(f"without {name}: {why}")
+        group = tuple(program for program in group if program.name not in without)
     with OneOfEach(connections, group):
         supervisor = Supervisor(group)
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
+from daybook.activity import DEFAULT_PORT, ActivitySettings
 from daybook.errors import DaybookError
-from daybook.supervise import PROGRAMS, AlreadyRun, OneOfEach, Supervisor
+from daybook.supervise import PROGRAMS, AlreadyRun, OneOfEach, Program, Supervisor, idle
 from deploy import definitions
 from deploy.errors import DeployError
 from deploy.stack.cli import ConsoleReporter
@@ -31,6 +33,9 @@ class Running:
     connections: Connections
     supervisor: Supervisor | None
     log: Path
+    idle: Mapping[str, str]
+    """Programs that are left out, by name, and why."""
+    activity: ActivitySettings
 
 
 @contextmanager
@@ -49,11 +54,18 @@ def running(folder: Path, console: Console) -> Iterator[Running]:
         except (StackError, DeployError) as error:
             raise DemoFailed(str(error)) from error
         console.print(
-            f"topics and schemas: {len(differences)} created or set" if differences else "topics and schemas: as wanted"
+            f"topics, schemas and search indices: {len(differences)} created or set"
+            if differences
+            else "topics, schemas and search indices: as wanted"
         )
         log = folder / "demo" / "services.log"
         log.parent.mkdir(exist_ok=True)
-        yield Running(connections, _services(connections, environment, log, cleanup), log)
+        without = idle(PROGRAMS, connections)
+        group = [program for program in PROGRAMS if program.name not in without]
+        activity = ActivitySettings(_env_file=None, activity_port=_free(DEFAULT_PORT))
+        environment |= {"DAYBOOK_ACTIVITY_PORT": str(activity.activity_port)}
+        supervisor = _services(group, connections, environment, log, cleanup)
+        yield Running(connections, supervisor, log, without, activity if supervisor else ActivitySettings())
         console.print("stopping what was started ...")
 
 
@@ -72,6 +84,9 @@ def _stack(folder: Path, console: Console, cleanup: ExitStack) -> tuple[Connecti
         kafka_security_protocol="PLAINTEXT",
         registry_url=found["DAYBOOK_REGISTRY_URL"],
         redis_url=found["DAYBOOK_REDIS_URL"],
+        elasticsearch_url=found["DAYBOOK_ELASTICSEARCH_URL"],
+        iceberg_catalog=found["DAYBOOK_ICEBERG_CATALOG"],
+        iceberg_warehouse=found["DAYBOOK_ICEBERG_WAREHOUSE"],
         namespace="",
     )
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("DAYBOOK_")}
@@ -79,12 +94,26 @@ def _stack(folder: Path, console: Console, cleanup: ExitStack) -> tuple[Connecti
 
 
 def _services(
-    connections: Connections, environment: dict[str, str], log: Path, cleanup: ExitStack
+    group: Sequence[Program], connections: Connections, environment: dict[str, str], log: Path, cleanup: ExitStack
 ) -> Supervisor | None:
     try:
-        cleanup.enter_context(OneOfEach(connections, PROGRAMS))
+        cleanup.enter_context(OneOfEach(connections, group))
     except AlreadyRun:
         return None
     out = cleanup.enter_context(log.open("w", encoding="utf-8", buffering=1))
-    supervisor = Supervisor(environment=environment, output=lambda name, line: print(f"{name} | {line}", file=out))
+    supervisor = Supervisor(
+        group, environment=environment, output=lambda name, line: print(f"{name} | {line}", file=out)
+    )
     return cleanup.enter_context(supervisor)
+
+
+def _free(port: int) -> int:
+    """That port of this machine if nothing listens there, else another."""
+    with socket.socket() as asked:
+        # A connection that was closed a minute ago still has the port, and hinders nobody who asks for it this way.
+        asked.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            asked.bind(("127.0.0.1", port))
+        except OSError:
+            asked.bind(("127.0.0.1", 0))
+        return int(asked.getsockname()[1])

@@ -7,33 +7,29 @@ import sys
 import time
 from collections.abc import Mapping as Map
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from daybook.cli.display import ImportDisplay
-from daybook.cli.phrases import phrase
 from daybook.client import Client
 from daybook.demo import month
 from daybook.demo.expected import Expected, expected_balances
+from daybook.demo.models import ModelsShown
 from daybook.demo.servers import DemoFailed, Running, running
 from daybook.errors import ReplyTimeout
 from daybook.importing import AccountsExist, Import
 from daybook.mapping import Mapping
 from daybook.models import Balance
 from daybook.wording import counted
-from schemas.events import AccountCreated, MoneyDeposited, MoneyRefunded, MoneyWithdrawn, RecordedEvent
 from schemas.money import format_amount
 
 _TIMEOUT_S: Final = 60.0
 """Services that have just been started join their groups first; that takes seconds, and on a busy machine more."""
 _ROWS_SHOWN: Final = 8
-_STATEMENT_ENDS: Final = 6
 _DIFFERENCES_SHOWN: Final = 10
 
 
@@ -82,7 +78,7 @@ class Demo:
             with Client(ledger.connections, user_id=mapping.user, timeout_s=_TIMEOUT_S) as client:
                 reached = self._post(ledger, client, file, mapping)
                 compared = self._compare(client, expected_balances(file, mapping), reached)
-                self._show_statement(client, compared)
+                self._show_models(ledger, client, compared[0].account_id)
             self._console.print(f"\nAll of it took {time.monotonic() - began:.0f} s.")
             self._say_how_to_go_on(ledger, compared[0])
 
@@ -155,20 +151,15 @@ class Demo:
         )
         return compared
 
-    def _show_statement(self, client: Client, compared: list[_Compared]) -> None:
-        account_id = compared[0].account_id
-        self._console.rule(f"the log of {account_id}")
-        events = [logged.recorded for logged in client.events(account_id)]
-        table = Table("", "when", "what", box=None, header_style="dim")
-        table.add_column("amount", justify="right")
-        table.add_column("balance", justify="right")
-        table.add_column("why")
-        for event in events:
-            if event.sequence == _STATEMENT_ENDS + 1 and len(events) > 2 * _STATEMENT_ENDS:
-                table.add_row("", "", f"... {len(events) - 2 * _STATEMENT_ENDS} more")
-            if not _STATEMENT_ENDS < event.sequence <= len(events) - _STATEMENT_ENDS:
-                table.add_row(*_entry(event))
-        self._console.print(table)
+    def _show_models(self, ledger: Running, client: Client, account_id: str) -> None:
+        shown = ModelsShown(ledger, self._console, self._folder / "demo")
+        shown.verify()
+        if "search" not in ledger.idle:
+            shown.search(client, account_id)
+        if "analytics" not in ledger.idle:
+            shown.plot()
+        if "activity" not in ledger.idle:
+            shown.activity()
 
     def _say_how_to_go_on(self, ledger: Running, example: _Compared) -> None:
         account_id, currency = example.account_id, example.expected.currency
@@ -185,8 +176,12 @@ class Demo:
         for line in (
             f"balance {account_id}",
             f'deposit {account_id} "100 {currency}" --reason "a gift"',
-            f"tail {account_id} --no-follow",
+            f"history {account_id}",
+            f"search {account_id} --json",
             f"top {currency}",
+            "analytics query top-movers",
+            "status",
+            "verify models",
         ):
             # A command that is to be copied must not be broken into lines.
             self._console.print(f"  {daybook} {line}", soft_wrap=True)
@@ -207,24 +202,6 @@ class Demo:
                 ledger.supervisor.wait()
         except KeyboardInterrupt:
             self._console.print()
-
-
-def _entry(recorded: RecordedEvent) -> tuple[str, ...]:
-    """An event as a statement's line."""
-    event = recorded.event
-    when = f"{datetime.fromtimestamp(recorded.effective_at // 1_000_000, UTC):%Y-%m-%d}"
-    place, why = str(recorded.sequence), escape(recorded.reason or "")
-    match event:
-        case MoneyDeposited() | MoneyRefunded() | MoneyWithdrawn():
-            sign, what = ("-", "withdrawn") if isinstance(event, MoneyWithdrawn) else ("", "paid in")
-            amount, balance = (format_amount(n, event.currency) for n in (event.amount_minor, event.balance_minor))
-            return place, when, what, sign + amount, balance, why
-        case AccountCreated():
-            # Its phrase would be the longest of "what", and leave the other columns of a terminal too little room.
-            limit = f"overdraft {format_amount(event.overdraft_limit_minor, event.currency)}"
-            return place, when, "opened", "", format_amount(0, event.currency), escape(f"{event.holder_name}, {limit}")
-        case _:
-            return place, when, escape(phrase(event)), "", "", why
 
 
 def _table(compared: list[_Compared]) -> Table:

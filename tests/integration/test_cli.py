@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from daybook.supervise import PROGRAMS
 from deploy.stack.stack import Stack
 from schemas.connections import Connections
 from tests.conftest import Ledger
@@ -201,7 +202,7 @@ def test_run_serves_commands_and_leaves_nothing_behind(
     assert second.code == 5
     assert f"balances is already run on this ledger by process {run.pid}" in second.err
     assert code == 0
-    assert len(children) == 2
+    assert len(children) == len(PROGRAMS)
     until(lambda: not any(child.is_running() for child in children), "end of the services")
     assert "command-service | " in log.read_text()
 

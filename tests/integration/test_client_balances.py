@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -9,8 +10,9 @@ from datetime import UTC, datetime
 
 import pytest
 import redis
+from pydantic import SecretStr
 
-from daybook import AccountUnknown, Client, Money, ReadTimeout, UnreadableRecord
+from daybook import AccountUnknown, Client, Money, ReadTimeout, Unreachable, UnreadableRecord
 from schemas.connections import Connections
 from schemas.money import INT64_MAX, INT64_MIN
 
@@ -66,6 +68,30 @@ def test_not_waiting_for_ever(client: Client, server: redis.Redis) -> None:
     with pytest.raises(ReadTimeout, match=r"at sequence 6 .* not at 7"):
         client.balance("A-1", at_least=7, timeout_s=0.3)
     assert 0.6 <= time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("at_least", [1, 7])
+def test_a_silent_server_is_not_waited_for_longer_than_was_said(connections: Connections, at_least: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = SecretStr(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        with Client(connections.model_copy(update={"redis_url": url}), user_id="ada", timeout_s=30) as client:
+            began = time.monotonic()
+            with pytest.raises(Unreachable, match="Redis at"):
+                client.balance("A-1", at_least=at_least, timeout_s=0.5)
+            assert time.monotonic() - began < 5
+
+
+def test_a_server_that_falls_silent_is_not_waited_for_either(connections: Connections, server: redis.Redis) -> None:
+    put(server, "A-1", 100)
+    with Client(connections, user_id="ada", timeout_s=0.4) as client:
+        client.balance("A-1")
+        server.client_pause(2_000, all=True)
+        began = time.monotonic()
+        with pytest.raises(Unreachable, match="no answer within"):
+            client.balance("A-1", at_least=2)
+        assert time.monotonic() - began < 1.5
+        # What comes late is not taken for the answer to another question.
+        assert client.balance("A-1", at_least=1, timeout_s=10).money == Money(100, "EUR")
 
 
 @pytest.mark.parametrize(

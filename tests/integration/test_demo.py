@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from daybook.positions import MODELS
 from daybook.supervise import PROGRAMS
 from deploy.stack.stack import Stack
 from tests.processes import until
@@ -36,10 +37,14 @@ def test_twice_in_a_row_on_servers_that_are_up(stack: Stack) -> None:
     for told in (first, second):
         assert "All 40 balances equal the independent sum" in told
         assert "40 accounts opened" in told
-        assert ", overdraft " in told
+        assert all(f"{model}: equal (" in told for model in MODELS)
+        assert "carried" in told.partition("the trail of demo1-")[2]
+        assert "days and currencies, drawn: " in told
+        assert "MoneyWithdrawn" in told.partition("live activity")[2]
         assert "how to go on" in told
         assert max(map(len, told.splitlines())) <= 80 + len(str(stack.folder.root))
     assert "there already, and not posted twice: 40 accounts" in second
+    assert (stack.folder.root / "demo" / "daily-flows.png").read_bytes().startswith(b"\x89PNG")
     assert stack.status().ready
 
 

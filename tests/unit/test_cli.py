@@ -17,7 +17,10 @@ from daybook.cli.failures import exit_code
 from daybook.errors import (
     AccountUnknown,
     DaybookError,
+    InvalidSearch,
+    ModelMissing,
     NotConfigured,
+    NotInstalled,
     NotTaken,
     ReadTimeout,
     Refused,
@@ -91,6 +94,9 @@ def test_what_is_no_amount_is_wrong_usage_and_explained(
         (["deposit", "A-1", "5 EUR", "--command-id", "x"], "--command-id"),
         (["deposit", "A-1", "5 EUR", "--effective-at", "yesterday"], '"yesterday" is not a moment'),
         (["top", "EURO"], '"EURO" is not a currency'),
+        (["search", "--currency", "EURO"], '"EURO" is not a currency'),
+        (["verify", "models", "ledgers"], 'there is no model "ledgers": choose from balances, search, analytics'),
+        (["deposit", "A-1", "5 EUR", "--reason", "caf\udce9"], r"argument 5, 'caf\udce9', is not UTF-8"),
         (["demo", "--file", "x.csv"], "--file and --mapping go together"),
         (["run", "--only", "nothing"], 'there is no "nothing": choose from command-service, balances'),
         (["import", "none.csv", "--mapping", "none.toml"], "mapping none.toml cannot be read: No such file"),
@@ -109,6 +115,11 @@ def test_wrong_usage_is_explained(capsys: pytest.CaptureFixture[str], arguments:
         ["deposit", "A-1", "5.00", "EUR"],
         ["freeze", "A-1"],
         ["balance", "A-1"],
+        ["account", "A-1"],
+        ["search"],
+        ["history", "A-1"],
+        ["status"],
+        ["verify", "models"],
         ["tail"],
     ],
 )
@@ -131,13 +142,16 @@ def test_without_addresses_it_says_which_variables_to_set(
         (AccountUnknown("A-1"), 1),
         (AccountsExist("bank", ["A-1"]), 1),
         (InvalidMapping("wrong"), 2),
+        (InvalidSearch("wrong"), 2),
         (NoSuchProgram("none"), 2),
         (UnreadableFile("line 3"), 2),
         (ReplyTimeout(["1"], 10), 3),
         (ReadTimeout("late"), 3),
         (Unreachable("Kafka", "localhost:1", "refused"), 4),
+        (ModelMissing("Elasticsearch", "localhost:1", "no index"), 4),
         (NotConfigured("unset"), 4),
         (GroupFailed("it ended"), 5),
+        (NotInstalled("pyiceberg", "analytics"), 5),
         (DaybookError("broken"), 5),
     ],
 )
@@ -162,7 +176,7 @@ def test_the_exit_codes_are_documented() -> None:
     "command",
     [
         *("open", "deposit", "withdraw", "refund", "overdraft", "freeze", "unfreeze", "holder", "close"),
-        *("balance", "top", "tail", "import", "run", "demo"),
+        *("balance", "top", "tail", "search", "account", "history", "activity", "status", "import", "run", "demo"),
     ],
 )
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str], command: str) -> None:
@@ -173,7 +187,7 @@ def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[st
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     listed = capsys.readouterr().out
-    for command in ("open", "import", "run", "demo", "stack", "deploy", "version"):
+    for command in ("open", "search", "status", "verify", "import", "run", "demo", "stack", "deploy", "version"):
         assert re.search(rf"^│ {command} +", listed, re.MULTILINE), command
 
 
@@ -203,7 +217,7 @@ def test_help_does_not_wait_for_kafkas_and_redis_libraries() -> None:
         "from daybook.cli import main\n"
         "try: main(['deposit', '--help'])\n"
         "except SystemExit: pass\n"
-        "slow = ('confluent_kafka', 'redis', 'pydantic_settings', 'fastavro', 'deploy')\n"
+        "slow = ('confluent_kafka', 'redis', 'pydantic_settings', 'fastavro', 'deploy', 'elasticsearch', 'pyiceberg')\n"
         "print([module for module in slow if module in sys.modules])"
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
@@ -226,6 +240,15 @@ def test_the_user_is_who_is_said_or_who_runs_it(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("LOGNAME", "ada")
     assert user_name(None) == "ada"
     assert user_name("bob") == "bob"
+
+
+def test_a_user_name_that_is_not_text_is_wrong_usage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DAYBOOK_USER", "caf\udce9")
+
+    assert run("freeze", "A-1") == 2
+    assert "is not UTF-8" in capsys.readouterr().err
 
 
 def test_the_common_options_follow_a_commands_own() -> None:

@@ -1,0 +1,284 @@
+"""Commands that ask the search indices: who, what became of an account, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from daybook.cli.exits import say
+from daybook.cli.options import (
+    DEFAULT_TIMEOUT_S,
+    READER,
+    Account,
+    AsJson,
+    Timeout,
+    currency_code,
+    print_json,
+)
+from daybook.cli.tables import Column, print_table, visible
+from schemas.money import Money, format_amount
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from daybook.search import AccountView, AuditEntry
+
+ACCOUNTS = (
+    Column("account", whole=True),
+    Column("holder"),
+    Column("e-mail"),
+    Column("status"),
+    Column("balance", right=True, whole=True),
+    Column("updated (UTC)", whole=True),
+)
+
+
+def search(
+    text: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TEXT",
+            help="Words of the holder's name, an account's id, or an e-mail address.",
+            show_default=False,
+        ),
+    ] = None,
+    status: Annotated[str | None, typer.Option(metavar="STATUS", help="active, frozen or closed.")] = None,
+    currency: Annotated[str | None, typer.Option(metavar="CURRENCY", help="Only accounts in this currency.")] = None,
+    low: Annotated[str | None, typer.Option("--min", metavar="BALANCE", help="At least this: '100.00 EUR'.")] = None,
+    high: Annotated[str | None, typer.Option("--max", metavar="BALANCE", help="At most this: '-0.01 EUR'.")] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="How many.")] = 20,
+    after: Annotated[str | None, typer.Option(metavar="CURSOR", help="Go on where a page ended, as it said.")] = None,
+    timeout: Timeout = DEFAULT_TIMEOUT_S,
+    as_json: AsJson = False,
+) -> None:
+    """Find accounts by their holder, status and balance. All that is given has to fit.
+
+    The last word may be a beginning, and longer words may have a letter or two wrong.
+
+    daybook search "lovelace a" --status active --min "100.00 EUR"
+    """
+    from daybook.client import Client  # noqa: PLC0415
+
+    code = None if currency is None else currency_code(currency)
+    with Client(user_id=READER, timeout_s=timeout) as client:
+        page = client.search(
+            text,
+            status=status,
+            currency=code,
+            min_balance=low,
+            max_balance=high,
+            limit=limit,
+            after=after,
+        )
+    if as_json:
+        for view in page.accounts:
+            print_json(_account_record(view))
+    elif page.accounts:
+        print_table(ACCOUNTS, [account_row(view) for view in page.accounts])
+    else:
+        say("no account fits")
+    if page.after is not None:
+        say(f"there are more: --after {page.after}")
+
+
+def account(
+    account: Account,
+    at_least: Annotated[
+        int | None,
+        typer.Option(metavar="SEQUENCE", min=1, help="Wait until the view includes this event of the account."),
+    ] = None,
+    timeout: Timeout = DEFAULT_TIMEOUT_S,
+    as_json: AsJson = False,
+) -> None:
+    """Show an account: its holder, status, balance, limit and times.
+
+    daybook account A-1
+    """
+    from daybook.client import Client  # noqa: PLC0415
+
+    with Client(user_id=READER, timeout_s=timeout) as client:
+        view = client.account(account, at_least=at_least)
+    if as_json:
+        print_json(_account_record(view))
+        return
+    email = f" <{view.holder_email}>" if view.holder_email else ""
+    for name, value in (
+        ("account", view.account_id),
+        ("holder", f"{view.holder_name}{email}"),
+        ("status", view.status),
+        ("balance", str(view.money)),
+        ("overdraft", str(view.overdraft_limit)),
+        ("opened", f"{_moment(view.opened_at)} UTC"),
+        ("closed", "" if view.closed_at is None else f"{_moment(view.closed_at)} UTC"),
+        ("updated", f"{_moment(view.updated_at)} UTC, by event {view.sequence}"),
+    ):
+        if value:
+            typer.echo(f"{name:<10}{visible(value)}")
+
+
+def history(
+    account: Account,
+    newest: Annotated[bool, typer.Option("--newest", help="The newest event first.")] = False,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="How many events; all without it.")] = None,
+    after: Annotated[
+        int | None, typer.Option(metavar="SEQUENCE", min=0, help="Begin behind this event of the account.")
+    ] = None,
+    at_least: Annotated[
+        int | None,
+        typer.Option(metavar="SEQUENCE", min=1, help="Wait until this event of the account is in the trail."),
+    ] = None,
+    timeout: Timeout = DEFAULT_TIMEOUT_S,
+    as_json: AsJson = False,
+) -> None:
+    """Show an account's audit trail: when, who, what, how much, the balance after it, and why.
+
+    An event that counts since another time than it was recorded at says so.
+
+    daybook history A-1 --newest --limit 20
+    """
+    from daybook.client import Client  # noqa: PLC0415
+
+    with Client(user_id=READER, timeout_s=timeout) as client:
+        entries = islice(client.history(account, at_least=at_least, newest_first=newest, after=after), limit)
+        if as_json:
+            for entry in entries:
+                print_json(_entry_record(entry))
+            return
+        found = list(entries)
+    if found:
+        print_table(trail(found[0].balance.currency), [entry_row(entry) for entry in found])
+    else:
+        say("no event is behind that one")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands to the program."""
+    for command in (search, account, history):
+        app.command(command.__name__)(command)
+
+
+def what(entry: AuditEntry) -> str:
+    """What an event was, in words; its amount has a column of its own."""
+    match entry.event_type:
+        case "AccountCreated":
+            said = f"opened for {entry.holder_name}, overdraft {entry.overdraft_limit}"
+        case "MoneyDeposited":
+            said = "deposited"
+        case "MoneyWithdrawn":
+            said = "withdrew"
+        case "MoneyRefunded":
+            said = f"refunded of withdrawal {entry.withdrawal_sequence}"
+        case "OverdraftLimitSet":
+            said = f"overdraft set to {entry.overdraft_limit}"
+        case "HolderChanged":
+            said = f"holder is now {entry.holder_name}" + (f" <{entry.holder_email}>" if entry.holder_email else "")
+        case "AccountFrozen":
+            said = "frozen"
+        case "AccountUnfrozen":
+            said = "unfrozen"
+        case "AccountClosed":
+            said = "closed"
+        case newer:
+            said = newer
+    effective, recorded = entry.effective_at, entry.recorded_at
+    if effective.date() != recorded.date():
+        return f"{said}, since {effective:%Y-%m-%d}"
+    return said if effective == recorded else f"{said}, since {effective:%H:%M:%S}"
+
+
+def trail(currency: str) -> Sequence[Column]:
+    """The columns of an account's trail, whose amounts are all in its currency."""
+    return (
+        Column("#", right=True, whole=True),
+        Column("recorded (UTC)", whole=True),
+        Column("who"),
+        Column("what", least=11),
+        Column(f"amount {currency}", right=True, whole=True),
+        Column(f"balance {currency}", right=True, whole=True),
+        Column("why"),
+    )
+
+
+def entry_row(entry: AuditEntry) -> Sequence[str]:
+    """An event as a row of `trail`."""
+    moved = entry.amount
+    if moved is not None and entry.balance.amount_minor < entry.balance_before.amount_minor:
+        moved = Money(-moved.amount_minor, moved.currency)
+    return (
+        str(entry.sequence),
+        _moment(entry.recorded_at),
+        entry.user_id,
+        what(entry),
+        "" if moved is None else format_amount(moved.amount_minor, moved.currency),
+        format_amount(entry.balance.amount_minor, entry.balance.currency),
+        entry.reason or "",
+    )
+
+
+def account_row(view: AccountView) -> Sequence[str]:
+    return (
+        view.account_id,
+        view.holder_name,
+        view.holder_email or "",
+        view.status,
+        str(view.money),
+        _moment(view.updated_at),
+    )
+
+
+def _account_record(view: AccountView) -> dict[str, object]:
+    return {
+        "account_id": view.account_id,
+        "holder_name": view.holder_name,
+        "holder_email": view.holder_email,
+        "status": view.status,
+        **_amounts("balance", view.money),
+        **_amounts("overdraft_limit", view.overdraft_limit),
+        "currency": view.money.currency,
+        "opened_at": view.opened_at.isoformat(),
+        "closed_at": None if view.closed_at is None else view.closed_at.isoformat(),
+        "updated_at": view.updated_at.isoformat(),
+        "sequence": view.sequence,
+    }
+
+
+def _entry_record(entry: AuditEntry) -> dict[str, object]:
+    return {
+        "account_id": entry.account_id,
+        "sequence": entry.sequence,
+        "event_type": entry.event_type,
+        "recorded_at": entry.recorded_at.isoformat(),
+        "effective_at": entry.effective_at.isoformat(),
+        "user_id": entry.user_id,
+        "reason": entry.reason,
+        "currency": entry.balance.currency,
+        **_amounts("amount", entry.amount),
+        **_amounts("balance_before", entry.balance_before),
+        **_amounts("balance", entry.balance),
+        **_amounts("overdraft_limit", entry.overdraft_limit),
+        "holder_name": entry.holder_name,
+        "holder_email": entry.holder_email,
+        "withdrawal_sequence": entry.withdrawal_sequence,
+        "event_id": entry.event_id,
+        "command_id": entry.command_id,
+        "correlation_id": entry.correlation_id,
+        "causation_id": entry.causation_id,
+        "chain_hash": entry.chain_hash,
+        "partition": entry.partition,
+        "offset": entry.offset,
+    }
+
+
+def _amounts(name: str, money: Money | None) -> dict[str, Any]:
+    """An amount as a decimal number and in minor units, as every command prints it."""
+    if money is None:
+        return {name: None, f"{name}_minor": None}
+    return {name: format_amount(money.amount_minor, money.currency), f"{name}_minor": money.amount_minor}
+
+
+def _moment(at: datetime) -> str:
+    """To the second. The year is written out, since a change may be back-dated to the year 1."""
+    return at.replace(tzinfo=None).isoformat(sep=" ", timespec="seconds")
