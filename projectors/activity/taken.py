@@ -1,0 +1,16 @@
+"""An event with its place in the log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from schemas.events import RecordedEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """An event that was read at `offset` of `partition`."""
+
+    partition: int
+    offset: int
+    recorded: RecordedEvent
