@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Final
 
 from daybook.errors import NotInstalled, Unreachable, UnreadableRecord
@@ -28,6 +29,12 @@ class Position:
     log: str | None = None
     offsets: Mapping[int, int] = field(default_factory=dict)
     """By partition; one that the model has not begun is left out."""
+
+
+def is_installed(program: str) -> bool:
+    """Whether the packages that a program needs beyond everybody's are here."""
+    module = {ANALYTICS: "pyiceberg", "activity": "faust"}.get(program)
+    return module is None or find_spec(module) is not None
 
 
 def is_configured(connections: Connections, model: str) -> bool:

@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-from elastic_transport import TransportError
+from elastic_transport import ConnectionTimeout, TransportError
 from elasticsearch import ApiError, Elasticsearch, NotFoundError
 
 from daybook.errors import AccountUnknown, InvalidSearch, ModelMissing, ReadTimeout, Unreachable, UnreadableRecord
@@ -177,8 +177,15 @@ class SearchIndex:
         Raises: `ReadTimeout`, `Unreachable`.
         """
         view: AccountView | None = None
+        looked = False
         for left_s in looks(timeout_s):
-            view = self._find(account_id, left_s)
+            try:
+                view = self._find(account_id, left_s)
+            except Unreachable as error:
+                if looked and _was_slow(error):
+                    break
+                raise
+            looked = True
             if view is not None and view.sequence >= at_least:
                 return view
         found = None if view is None else view.sequence
@@ -218,8 +225,15 @@ class SearchIndex:
     def _wait_for_event(self, account_id: str, sequence: int, timeout_s: float) -> None:
         """Blocks until a search shows an event. Raises: `ReadTimeout`, `Unreachable`."""
         newest: int | None = None
+        looked = False
         for left_s in looks(timeout_s):
-            newest = self._newest(account_id, left_s)
+            try:
+                newest = self._newest(account_id, left_s)
+            except Unreachable as error:
+                if looked and _was_slow(error):
+                    break
+                raise
+            looked = True
             if newest is not None and newest >= sequence:
                 return
         raise self._late(account_id, newest, self._indices.account_events, sequence, timeout_s)
@@ -275,6 +289,11 @@ class SearchIndex:
     def _answering(self, index: str) -> Iterator[None]:
         with answering(self._address, index):
             yield
+
+
+def _was_slow(error: Unreachable) -> bool:
+    """Whether the server did not answer in what was left of the time. If it did before, what was awaited is late."""
+    return isinstance(error.__cause__, ConnectionTimeout)
 
 
 def connect(connections: Connections, timeout_s: float) -> Elasticsearch:

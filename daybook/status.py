@@ -32,7 +32,7 @@ from daybook import kafka
 from daybook.activity import ActivitySettings, ask
 from daybook.errors import DaybookError, Unreachable
 from daybook.log import first_unread, log_identity
-from daybook.positions import MODELS, Position, is_configured, position
+from daybook.positions import MODELS, Position, is_configured, is_installed, position
 from schemas.connections import Connections, NotConfigured
 
 T = TypeVar("T")
@@ -115,13 +115,18 @@ class _Log:
     committed: Mapping[str, Mapping[tuple[str, int], int]]
 
 
-def status(connections: Connections, *, timeout_s: float) -> tuple[ProgramStatus, ...]:
+def status(
+    connections: Connections, *, timeout_s: float, activity: ActivitySettings | None = None
+) -> tuple[ProgramStatus, ...]:
     """All programs, asked for side by side. Blocks for little more than twice `timeout_s`, whoever does not answer.
 
+    The activity program is asked where `activity` says, or the environment.
     It raises nothing for that: what could not be asked is said in the rows that it concerns.
     """
     log = _begun(lambda: _ask_kafka(connections, timeout_s))
-    asked = [(program, _begun(partial(_program, connections, program, log, timeout_s))) for program in PROGRAMS]
+    asked = [
+        (program, _begun(partial(_program, connections, program, log, timeout_s, activity))) for program in PROGRAMS
+    ]
     deadline = time.monotonic() + 2 * timeout_s + _GRACE_S
     found: list[ProgramStatus] = []
     for program, answer in asked:
@@ -157,7 +162,9 @@ def _group(connections: Connections, program: str) -> str:
     return topics.command_service_group if program == COMMAND_SERVICE else topics.projector_group(program)
 
 
-def _program(connections: Connections, program: str, log: Future[_Log], timeout_s: float) -> ProgramStatus:
+def _program(
+    connections: Connections, program: str, log: Future[_Log], timeout_s: float, activity: ActivitySettings | None
+) -> ProgramStatus:
     topic = _topic(connections, program)
     problems: list[str] = []
     known: _Log | None = None
@@ -167,11 +174,12 @@ def _program(connections: Connections, program: str, log: Future[_Log], timeout_
         problems.append(_wording(error))
     ends = {} if known is None else known.ends[topic]
     group = _Group(State.UNKNOWN, {}) if known is None else known.groups[_group(connections, program)]
-    if program in MODELS and not is_configured(connections, program) and group.state is not State.RUNNING:
+    usable = is_installed(program) and (program not in MODELS or is_configured(connections, program))
+    if not usable and group.state is not State.RUNNING:
         return ProgramStatus(program, topic, State.NOT_CONFIGURED, (), ())
     place: Position | None = None
     try:
-        place = _position(connections, program, known, sorted(ends) or [0], timeout_s)
+        place = _position(connections, program, known, sorted(ends) or [0], timeout_s, activity)
     except (DaybookError, NotConfigured) as error:
         problems.append(_wording(error))
     if known is not None and place is not None and place.log not in (None, known.name):
@@ -204,12 +212,17 @@ def _reached(
 
 
 def _position(
-    connections: Connections, program: str, log: _Log | None, partitions: Collection[int], timeout_s: float
+    connections: Connections,
+    program: str,
+    log: _Log | None,
+    partitions: Collection[int],
+    timeout_s: float,
+    activity: ActivitySettings | None,
 ) -> Position | None:
     if program in MODELS:
         return position(connections, program, partitions, timeout_s=timeout_s)
     if program == ACTIVITY and (log is None or log.groups[_group(connections, program)].state is State.RUNNING):
-        ask(ActivitySettings.from_environment().url, "/health", timeout_s=timeout_s)
+        ask((activity or ActivitySettings.from_environment()).url, "/health", timeout_s=timeout_s)
     if log is None:
         return None
     topic = _topic(connections, program)

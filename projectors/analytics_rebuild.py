@@ -45,6 +45,7 @@ class AnalyticsRebuild:
     """See `projectors.rebuilding.Rebuildable`. Both branches change places by a commit that names where they stand."""
 
     name: Final = "analytics"
+    can_be_held: Final = False
 
     def __init__(self, table: EventsTable, source: Source) -> None:
         self._table = table
@@ -119,6 +120,8 @@ class AnalyticsRebuild:
                 raise LiveMoved(f"{self._table.name}: {error}") from error
 
     def reopen(self) -> None:
+        if self.begun() == REOPENED:
+            return
         with self._table.loaded() as table:
             old = table.metadata.refs.get(OLD_BRANCH)
             if old is None:

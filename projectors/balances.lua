@@ -100,10 +100,28 @@ local function read_balances(keys)
   return accounts
 end
 
+local function hash(key)
+  local flat, fields = redis.call('HGETALL', key), {}
+  for i = 1, #flat, 2 do
+    fields[flat[i]] = flat[i + 1]
+  end
+  return fields
+end
+
 -- Beginning a copy in the selected database: KEYS[1] is its mark, ARGV are the mark's fields and values. Replies how
--- many keys the database has; it was marked only if there are none.
+-- many keys hinder that; it was marked only if there are none. A mark that says the same, and nothing else, hinders
+-- nothing: it is from a call like this one, whose answer was lost.
 local function begin_copy(keys, args)
   local found = redis.call('DBSIZE')
+  if found == 1 then
+    local mark = hash(keys[1])
+    for i = 1, #args, 2 do
+      if mark[args[i]] ~= args[i + 1] then
+        return found
+      end
+    end
+    return 0
+  end
   if found == 0 then
     redis.call('HSET', keys[1], unpack(args))
   end
@@ -115,21 +133,15 @@ local function further(one, other)
   return #one > #other or (#one == #other and one > other)
 end
 
-local function hash(key)
-  local flat, fields = redis.call('HGETALL', key), {}
-  for i = 1, #flat, 2 do
-    fields[flat[i]] = flat[i + 1]
-  end
-  return fields
-end
-
 -- Putting the copy in the live model's place. KEYS[1] is the checkpoint's hash, KEYS[2] the hold, KEYS[3] the mark of a
 -- copy. ARGV[1] is the number of the live database, ARGV[2] of the copy's, ARGV[3] names the log, ARGV[4] is what
--- becomes of the old model: the state to mark it with. Nothing is written before all is known to be right.
+-- becomes of the old model: the state to mark it with. ARGV[5] is what the caller's hold says. Nothing is written before
+-- all is known to be right.
 --
--- Replies {'switched'}, {'gone'}, {'foreign', log} or {'moved', partition, live checkpoint, the copy's}.
+-- Replies {'switched'}, {'gone'}, {'foreign', log}, {'moved', partition, live checkpoint, the copy's} or, when the live
+-- model is not held by the caller, {'moved', 'hold'}: then the copy may lack what the log has got since.
 local function switch(keys, args)
-  local live, copy, log, old_state = args[1], args[2], args[3], args[4]
+  local live, copy, log, old_state, hold = args[1], args[2], args[3], args[4], args[5]
   redis.call('SELECT', copy)
   local mark = hash(keys[3])
   if mark['state'] ~= 'building' then
@@ -145,6 +157,9 @@ local function switch(keys, args)
     if partition ~= 'log' and further(offset, built[partition] or '0') then
       return {'moved', partition, offset, built[partition] or ''}
     end
+  end
+  if redis.call('GET', keys[2]) ~= hold then
+    return {'moved', 'hold'}
   end
   redis.call('DEL', keys[2])
   redis.call('HSET', keys[3], 'state', old_state, 'log', log, 'live', live, 'fingerprint', '')

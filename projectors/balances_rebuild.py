@@ -67,6 +67,7 @@ class BalancesRebuild:
     """See `projectors.rebuilding.Rebuildable`. `live` and `copy` are clients of two databases of one server."""
 
     name: Final = "balances"
+    can_be_held: Final = True
 
     def __init__(self, live: Redis, copy: Redis, source: Source) -> None:
         """Raises: `CannotRebuild`, when both are one database."""
@@ -163,11 +164,13 @@ class BalancesRebuild:
         verdict, *details = self._live_functions.call(
             _SWITCH,
             [BALANCES_CHECKPOINT_KEY, BALANCES_HOLD_KEY, MARK_KEY],
-            [self._live_number, self._copy_number, self._log, _KEPT if keep_old else _DISCARDING],
+            [self._live_number, self._copy_number, self._log, _KEPT if keep_old else _DISCARDING, self._token],
         )
         match verdict:
             case b"switched":
                 pass
+            case b"moved" if details[0] == b"hold":
+                raise LiveMoved("the live balances are not on hold any more: catching up with them took too long")
             case b"moved":
                 partition, stands, built = (detail.decode() for detail in details)
                 raise LiveMoved(
@@ -186,6 +189,8 @@ class BalancesRebuild:
             self.discard()
 
     def reopen(self) -> None:
+        if self.begun() == REOPENED:
+            return
         if not self.kept():
             raise CannotRebuild("no old balances were kept: only a rebuild with --keep-old keeps them")
         change = ["state", _BUILDING, "fingerprint", REOPENED]

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Final, ParamSpec, Self, TypeVar
 
-from projectors.projector import SinkUnavailable
+from projectors.projector import CheckpointMoved, SinkUnavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -69,11 +69,11 @@ class SinkThread:
         return self.begin(call, *args, **kwargs).result()
 
     def patiently(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The same, again and again while the sink is unavailable. Raises `Stopped`."""
+        """The same, again and again while the sink is unavailable or is exchanged by others. Raises `Stopped`."""
         while True:
             try:
                 result = self.call(call, *args, **kwargs)
-            except SinkUnavailable as error:
+            except (SinkUnavailable, CheckpointMoved) as error:
                 self._patience.wait(error)
             else:
                 self._patience.went_on()

@@ -25,7 +25,7 @@ from confluent_kafka import Consumer, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from projectors.patience import Patience, SinkThread, Stopped
-from projectors.projector import CannotProject
+from projectors.projector import CannotProject, CheckpointMoved, SinkUnavailable
 from projectors.quiet import kafka_logger
 from projectors.rebuild_display import RebuildDisplay
 from projectors.rebuild_lock import OneRebuild
@@ -57,7 +57,8 @@ Make = Callable[[Source], Rebuildable]
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What a rebuild needs to know of a model: how to make it, and which files of `projectors` decide what it holds.
+    """What a rebuild needs to know of a model: how to make it, and which files of `projectors` decide what it holds,
+    and which of `schemas` besides those by which all models read events.
 
     `open` checks the configuration, may leave things to be closed with the stack, and imports what not every
     installation has.
@@ -65,6 +66,7 @@ class Model:
 
     open: Callable[[Connections, ProjectorSettings, ExitStack], Make]
     sources: tuple[str, ...]
+    schemas: tuple[str, ...] = ()
 
 
 def _balances(connections: Connections, settings: ProjectorSettings, clients: ExitStack) -> Make:
@@ -109,7 +111,7 @@ def _analytics(connections: Connections, _: ProjectorSettings, clients: ExitStac
 
 
 MODELS: Final[Mapping[str, Model]] = {
-    "analytics": Model(_analytics, ("analytics.py", "analytics_table.py")),
+    "analytics": Model(_analytics, ("analytics.py", "analytics_table.py"), ("iceberg.py", "money.py")),
     "balances": Model(_balances, ("balances.py", "balances.lua")),
     "search": Model(_search, ("search.py", "search_documents.py")),
 }
@@ -137,6 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
     except (CannotRebuild, CannotProject, NoSource, SchemaNotRegistered, KafkaException) as error:
         print(f"error: {error}", file=sys.stderr)
+        return _FAILED
+    except (SinkUnavailable, CheckpointMoved) as error:
+        print(f"error: {error}. Nothing of the copy is lost: run the same again to go on with it", file=sys.stderr)
         return _FAILED
 
 
@@ -189,7 +194,9 @@ def _run(options: argparse.Namespace, stopping: threading.Event) -> int:
                 tell=tell,
             )
 
-        rebuild = Rebuild(model, sink, replay, patience, display, fingerprint(MODELS[name].sources))
+        rebuild = Rebuild(
+            model, sink, replay, patience, display, fingerprint(MODELS[name].sources, MODELS[name].schemas)
+        )
         match options.do:
             case "discard":
                 found = rebuild.discard()
@@ -210,11 +217,11 @@ def _run(options: argparse.Namespace, stopping: threading.Event) -> int:
         return _DIFFERENT if options.compare_only and outcome.comparison.differing else 0
 
 
-def fingerprint(sources: Sequence[str]) -> str:
+def fingerprint(sources: Sequence[str], more_schemas: Sequence[str] = ()) -> str:
     """SHA-256 over the code that decides what a model holds: its own files, and how events are read."""
     projectors, schemas = resources.files("projectors"), resources.files("schemas")
     files: list[Traversable] = [projectors.joinpath(name) for name in sources]
-    files += [schemas.joinpath("codec.py"), schemas.joinpath("events.py")]
+    files += [schemas.joinpath(name) for name in ("codec.py", "events.py", "quick.py", *more_schemas)]
     files += sorted(
         (file for file in schemas.joinpath("account").iterdir() if file.name.endswith(".avsc")), key=lambda f: f.name
     )

@@ -24,8 +24,9 @@ from schemas.connections import Connections
 _SESSION_TIMEOUT_MS: Final = 6_000
 """How long a killed rebuild stands in the way of the next one; the brokers' lower limit."""
 
-_WAIT_S: Final = 12.0
-"""A killed one is gone by then, so one that is still there is alive."""
+_WAIT_S: Final = 25.0
+"""Four times the session's time-out: by then those are gone that were killed one after the other, and the group has
+settled after each. One that is still there is alive."""
 
 _POLL_S: Final = 0.1
 _ASK_TIMEOUT_S: Final = 5
@@ -99,6 +100,12 @@ class OneRebuild:
             if others and not told:
                 self._say(f"waiting for another rebuild of {self._model} to end: {others}")
                 told = True
+        if not self._consumer.memberid():
+            raise CannotRebuild(
+                f"Kafka did not take us into the consumer group {self._group} within {_WAIT_S:.0f} s, by which "
+                f"only one rebuild of {self._model} runs at a time: see to it that the brokers answer and that we "
+                "may read in that group, then run this again"
+            )
         raise CannotRebuild(
             f"another rebuild of {self._model} is running ({others}): wait for it or stop it, then run this again"
         )

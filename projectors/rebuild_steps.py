@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from projectors.patience import Patience, SinkThread
-from projectors.projector import SinkUnavailable
+from projectors.projector import CheckpointMoved, SinkUnavailable
 from projectors.rebuild_display import RebuildDisplay
 from projectors.rebuilding import EXAMPLES, HOLD_S, REOPENED, CannotRebuild, Comparison, LiveMoved, Rebuildable
 from projectors.replay import Replay
@@ -46,6 +46,8 @@ _HELD_S: Final = HOLD_S * 2 / 3
 """The rest of the hold is for the switch itself and for clocks."""
 
 _ATTEMPTS: Final = 5
+_UNHELD_ATTEMPTS: Final = 30
+"""A live model that goes on meanwhile may commit during most of them; each takes a second or two and hinders nobody."""
 
 
 class _TookTooLong(Exception):
@@ -246,8 +248,8 @@ class Rebuild:
 
     def _put_in_place(self, comparison: Comparison, *, keep_old: bool) -> float:
         """Switch, completing the comparison. Returns for how many seconds the live model was held."""
-        why = ""
-        for _ in range(_ATTEMPTS):
+        why, attempts = "", _ATTEMPTS if self._model.can_be_held else _UNHELD_ATTEMPTS
+        for _ in range(attempts):
             ends, live = self._replay.ends(), self._live_positions()
             if sum(ends.values()) - sum(live.values()) > _FAR_OFFSETS:
                 self._read_to("reading on to the log's end", ends)
@@ -257,11 +259,11 @@ class Rebuild:
             try:
                 self._reach_the_end(comparison, held_at + _HELD_S)
                 switched = self._switch(keep_old=keep_old)
-            except (LiveMoved, _TookTooLong, SinkUnavailable) as error:
+            except (LiveMoved, _TookTooLong, SinkUnavailable, CheckpointMoved) as error:
                 why = str(error)
             finally:
                 if not switched:
-                    with suppress(SinkUnavailable):
+                    with suppress(SinkUnavailable, CheckpointMoved):
                         # It ends by itself, too.
                         self._sink.call(self._model.release)
             if switched:
@@ -269,7 +271,7 @@ class Rebuild:
             self._display.say(f"the copy is not in place yet ({why}): trying again")
             self._catch_up("catching up")
         raise CannotRebuild(
-            f"the copy of {self._model.name} could not be put in place in {_ATTEMPTS} attempts, the last time because "
+            f"the copy of {self._model.name} could not be put in place in {attempts} attempts, the last time because "
             f"of this: {why}. It is kept, and running this again goes on with it: at a time with fewer events, or with "
             f"the {self._model.name} projector stopped"
         )
@@ -282,11 +284,13 @@ class Rebuild:
             _add(comparison, self._compare(comparison.moving, deadline=deadline))
         if not self._replay.read_to(self._replay.ends(), deadline=deadline):
             raise _TookTooLong("bringing the copy to the log's end")
+        if time.monotonic() > deadline:
+            raise _TookTooLong("comparing, and bringing the copy to the log's end")
 
     def _switch(self, *, keep_old: bool) -> bool:
         try:
             self._sink.call(self._model.switch, keep_old)
-        except SinkUnavailable:
+        except (SinkUnavailable, CheckpointMoved):
             # The answer was lost, and the switch may have happened: then what is in the copy's place is no copy.
             if self._sink.patiently(self._model.begun) == self._fingerprint:
                 raise

@@ -64,6 +64,10 @@ class Rebuildable(Protocol):
         """The projector's name."""
 
     @property
+    def can_be_held(self) -> bool:
+        """Whether `hold` does anything."""
+
+    @property
     def copy(self) -> Projector:
         """Builds the copy. It keeps the copy's own checkpoints, in the copy."""
 
@@ -77,7 +81,10 @@ class Rebuildable(Protocol):
         """Whether the model that was live before the last switch has been kept."""
 
     def begin(self, fingerprint: str) -> None:
-        """Make an empty copy. There is neither an unfinished one nor a kept one: they were discarded before."""
+        """Make an empty copy. There is neither an unfinished one nor a kept one: they were discarded before.
+
+        When it failed, it may be called again.
+        """
 
     def discard(self) -> None:
         """Delete the unfinished copy or the kept old model, whichever there is; readers do not see it."""
@@ -109,12 +116,12 @@ class Rebuildable(Protocol):
         The old model is kept for going back, or deleted. The live projector notices by itself (`CheckpointMoved`).
 
         Raises:
-            LiveMoved: the live model is further than the copy.
+            LiveMoved: the live model is further than the copy, or is not held any more.
         """
 
     def reopen(self) -> None:
         """Make the kept old model the copy, at the checkpoint that it was left with: going back is catching up with
-        it and switching.
+        it and switching. When it failed, it may be called again, by whichever process.
 
         Raises:
             CannotRebuild: none was kept.

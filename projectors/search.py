@@ -178,6 +178,10 @@ class SearchProjector:
 
     def _create(self, alias: str) -> str:
         index = next_index(self._client, alias)
+        # Looked for after the name was chosen: whoever makes the alias from now on takes the same name, which only one
+        # of us gets. Otherwise the alias could end up with two indices.
+        if ask(lambda: self._client.indices.exists(index=alias)):
+            raise SinkUnavailable(f"{alias} was just created by somebody else")
         _log.info("creating index %s, since there is no %s", index, alias)
         create_index(self._client, index, {"log": self._log}, {alias: {"filter": READERS_FILTER}})
         return index

@@ -40,6 +40,10 @@ _KEPT: Final = "kept"
 _SWITCH_S: Final = 5.0
 """How much of the hold must be left for switching, which takes a fraction of a second."""
 
+_SWITCH_REQUEST_S: Final = 4.0
+_SWITCH_TIMEOUT: Final = "3s"
+"""Elasticsearch gives the switch up sooner than we stop waiting for it, and both before the hold may end."""
+
 _ARRIVAL_S: Final = 1.0
 """How long a search may take from asking the alias to its index: milliseconds, on a busy machine a hundred."""
 
@@ -76,6 +80,7 @@ class SearchRebuild:
     """See `projectors.rebuilding.Rebuildable`."""
 
     name: Final = "search"
+    can_be_held: Final = True
 
     def __init__(self, client: Elasticsearch, indices: Indices, source: Source) -> None:
         self._client = client
@@ -83,7 +88,7 @@ class SearchRebuild:
         self._aliases = Pair(indices.accounts, indices.account_events)
         self._source = source
         self._token = uuid.uuid4().hex
-        self.copy: Final = SearchProjector(client, indices, source, copy=lambda: self._need(_BUILDING))
+        self.copy: Final = SearchProjector(client, indices, source, copy=self._need_copy)
 
     def begun(self) -> str | None:
         marked = self._marked()
@@ -98,6 +103,8 @@ class SearchRebuild:
         return self._pair(self._marked(), _KEPT) is not None
 
     def begin(self, fingerprint: str) -> None:
+        # There is nothing of worth: what is marked is from a call like this one, which failed half-way.
+        self.discard()
         meta = {"log": str(self._source), _MARK: {"state": _BUILDING, "fingerprint": fingerprint}}
         for alias in self._aliases:
             create_index(self._client, next_index(self._client, alias), meta)
@@ -111,7 +118,7 @@ class SearchRebuild:
 
     def compare(self, only: Collection[str] | None, tell: Callable[[int], None]) -> Comparison:
         result = Comparison()
-        copy = self._need(_BUILDING)
+        copy = self._need_copy()
         built = self._checkpoints(copy)
         # Asked before any document, so that the live model has at least what these say.
         reached = self._checkpoints(self._aliases)
@@ -152,34 +159,47 @@ class SearchRebuild:
         }
 
     def switch(self, keep_old: bool) -> None:
-        copy, live = self._need(_BUILDING), self._live()
+        copy, live = self._need_copy(), self._live()
         ask(lambda: self._client.indices.refresh(index=list(copy)))
+        for old in live:
+            # While it is live the mark says nothing. An index is not deleted in the step that takes its alias away:
+            # searches that are under way would fail.
+            self._mark(old, {"state": _KEPT})
         built = self._checkpoints(copy)
         if live:
-            self._check_hold()
             for partition, offset in self._checkpoints(self._aliases).items():
                 if offset > built.get(partition, 0):
                     raise LiveMoved(
                         f"the live search documents stand at {offset} of partition {partition}, the copy at "
                         f"{built.get(partition, 'none')}"
                     )
-        actions: list[dict[str, Any]] = []
-        for alias, index in zip(self._aliases, copy, strict=True):
-            actions.append({"add": {"index": index, "alias": alias, "filter": READERS_FILTER}})
-        for old in live:
-            # An index is not deleted in the step that takes its alias away: searches that are under way would fail.
-            self._mark(old, {"state": _KEPT})
-            actions.append({"remove": {"index": old.name, "alias": old.name[: -len("-000000")]}})
-        ask(lambda: self._client.indices.update_aliases(actions=actions))
+        actions: list[dict[str, Any]] = [
+            {"add": {"index": index, "alias": alias, "filter": READERS_FILTER}}
+            for alias, index in zip(self._aliases, copy, strict=True)
+        ]
+        actions += [{"remove": {"index": old.name, "alias": old.name[: -len("-000000")]}} for old in live]
+        client = self._client.options(request_timeout=_SWITCH_REQUEST_S)
+        if live:
+            # Last of all, so that nothing else takes of what is left of the hold.
+            self._check_hold()
+        ask(
+            lambda: client.indices.update_aliases(
+                actions=actions, master_timeout=_SWITCH_TIMEOUT, timeout=_SWITCH_TIMEOUT
+            )
+        )
         self._unmark_live()
         if not keep_old:
             self.discard()
 
     def reopen(self) -> None:
-        pair = self._need(_KEPT)
-        for index in self._found():
-            if index.name in pair:
-                self._release(index, whoever=True)
+        marked = self._marked()
+        # One of the two may be reopened already, by a call that failed half-way.
+        ours = [i for i in marked if i.state == _KEPT or i.meta[_MARK].get("fingerprint") == REOPENED]
+        if self._two(marked) is None or len(ours) != len(marked):
+            raise CannotRebuild("no old search indices were kept: only a rebuild with --keep-old keeps them")
+        for index in marked:
+            self._release(index, whoever=True)
+            if index.state == _KEPT:
                 self._mark(index, {"state": _BUILDING, "fingerprint": REOPENED})
 
     def _found(self) -> list[_Index]:
@@ -197,18 +217,20 @@ class SearchRebuild:
 
     def _pair(self, marked: Collection[_Index], state: str) -> Pair | None:
         """The two indices in a state, when there is one of each and none in another state."""
-        names = [index.name for index in marked if index.state == state]
-        if len(marked) != 2 or len(names) != 2 or not names[0].startswith(f"{self._aliases.accounts}-"):
+        return self._two(marked) if all(index.state == state for index in marked) else None
+
+    def _two(self, marked: Collection[_Index]) -> Pair | None:
+        """The two indices, when there is one of each and no other."""
+        names = [index.name for index in marked]
+        if len(names) != 2 or not names[0].startswith(f"{self._aliases.accounts}-"):
             return None
         return Pair(*names) if names[1].startswith(f"{self._aliases.account_events}-") else None
 
-    def _need(self, state: str) -> Pair:
-        """Raises `CannotRebuild`: there is no such pair."""
-        pair = self._pair(self._marked(), state)
+    def _need_copy(self) -> Pair:
+        """Raises `CannotRebuild`: there is no unfinished copy, or not all of one."""
+        pair = self._pair(self._marked(), _BUILDING)
         if pair is not None:
             return pair
-        if state == _KEPT:
-            raise CannotRebuild("no old search indices were kept: only a rebuild with --keep-old keeps them")
         raise CannotRebuild(
             "Elasticsearch has no unfinished copy of the search indices: it was never begun, or somebody deleted it. "
             "Nothing was switched; rebuild again"

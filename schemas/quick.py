@@ -53,9 +53,9 @@ def number(body: bytes, at: int) -> tuple[int, int]:
         at += 1
         found |= (byte & _GROUP) << shift
         shift += 7
-    if shift > 63:
-        # More than nine groups may be more than 64 bits.
-        raise Unusual
+        if shift > 63:
+            # More than nine groups may be more than 64 bits.
+            raise Unusual
     return (found >> 1) ^ -(found & 1), at
 
 

@@ -34,7 +34,7 @@ def environment(connections: Connections, **more: str) -> dict[str, str]:
     return os.environ | values | more
 
 
-def until(condition: Callable[[], T], what: str, timeout_s: float = 30.0) -> T:
+def until(condition: Callable[[], T], what: str, timeout_s: float = 90.0) -> T:
     """Ask again until the answer is true, and give it back. Fails, saying what was awaited, after the time-out."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -82,13 +82,13 @@ class Process:
         self.send(signal.SIGTERM)
         return self.wait()
 
-    def wait(self, timeout_s: float = 30.0) -> int:
+    def wait(self, timeout_s: float = 90.0) -> int:
         assert self._process is not None
         return self._process.wait(timeout_s)
 
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def said(self, text: str, timeout_s: float = 30.0, *, times: int = 1) -> None:
+    def said(self, text: str, timeout_s: float = 90.0, *, times: int = 1) -> None:
         """Wait until it has logged a text so many times."""
         until(lambda: self.output.count(text) >= times, f'"{text}" in the log:\n{self.output[-4000:]}', timeout_s)

@@ -52,7 +52,7 @@ def models(
 
     daybook verify models balances search
     """
-    from daybook.positions import MODELS, is_configured  # noqa: PLC0415
+    from daybook.positions import MODELS, is_configured, is_installed  # noqa: PLC0415
     from daybook.verify.run import verify  # noqa: PLC0415
     from schemas.connections import Connections, NotConfigured  # noqa: PLC0415
 
@@ -60,12 +60,12 @@ def models(
         if model not in MODELS:
             raise typer.BadParameter(f'there is no model "{model}": choose from {", ".join(MODELS)}')
     connections = Connections.from_environment()
-    asked = chosen or [model for model in MODELS if is_configured(connections, model)]
+    asked = chosen or [model for model in MODELS if is_configured(connections, model) and is_installed(model)]
     if not asked:
         raise NotConfigured("nothing says where a read model is: set DAYBOOK_REDIS_URL, for one")
     for model in MODELS:
         if not chosen and model not in asked:
-            say(f"without {model}: it is not configured")
+            say(f"without {model}: it is not configured, or not installed here")
     with _Display() as display:
         verdicts = verify(connections, asked, timeout_s=timeout, tell=display.update)
     for verdict in verdicts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Final
 
@@ -15,10 +16,12 @@ from daybook.cli.verify import wording
 from daybook.client import Client
 from daybook.demo.servers import DemoFailed, Running
 from daybook.positions import MODELS
+from daybook.status import status
 from daybook.verify.run import Outcome, verify
 
 _TIMEOUT_S: Final = 90.0
 """For all models to catch up: those that were just started join their groups first, and analytics gathers events."""
+_REQUEST_S: Final = 5.0
 _FOUND: Final = 5
 _TRAIL_BEGINS: Final = 3
 _TRAIL_ENDS: Final = 9
@@ -87,6 +90,19 @@ class ModelsShown:
     def activity(self) -> None:
         """What the last minutes saw."""
         self._console.rule("live activity, by minute")
+        self._wait_for_activity()
         answer = ask(self._ledger.activity.url, f"/volume/minute?limit={_MINUTES}", timeout_s=_TIMEOUT_S)
         rows = volume_rows(answer)
         self._console.print(table(VOLUMES, rows) if rows else "nothing in the last hour")
+
+    def _wait_for_activity(self) -> None:
+        """Until it has counted all events; what it shows after `_TIMEOUT_S` is shown all the same."""
+        deadline = time.monotonic() + _TIMEOUT_S
+        while time.monotonic() < deadline:
+            found = {
+                program.program: program
+                for program in status(self._ledger.connections, timeout_s=_REQUEST_S, activity=self._ledger.activity)
+            }
+            partitions = found["activity"].partitions
+            if partitions and all(reached.behind_s == 0 for reached in partitions):
+                return

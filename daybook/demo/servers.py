@@ -37,6 +37,11 @@ class Running:
     """Programs that are left out, by name, and why."""
     activity: ActivitySettings
 
+    @property
+    def activity_option(self) -> str:
+        """What `daybook activity` must be told where it is not at its usual port."""
+        return "" if self.activity.activity_port == DEFAULT_PORT else f" --url {self.activity.url}"
+
 
 @contextmanager
 def running(folder: Path, console: Console) -> Iterator[Running]:

@@ -180,6 +180,7 @@ class Demo:
             f"search {account_id} --json",
             f"top {currency}",
             "analytics query top-movers",
+            f"activity{ledger.activity_option}",
             "status",
             "verify models",
         ):

@@ -19,7 +19,7 @@ from redis import Redis
 from daybook import Client
 from schemas.commands import ChangeHolder, Deposit, Freeze, OpenAccount, Unfreeze, Withdraw
 from schemas.connections import Connections
-from tests.processes import Process, environment
+from tests.processes import Process, environment, until
 
 pytestmark = pytest.mark.faults
 
@@ -58,6 +58,9 @@ class Load:
         if self._failure is not None:
             raise self._failure
 
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
@@ -90,7 +93,7 @@ def ledger(deployed: Connections, start: Callable[..., Process]) -> dict[str, Pr
 
 def verify(connections: Connections) -> None:
     """What a user would ask, and what any difference makes fail."""
-    asked = [sys.executable, "-m", "daybook", "verify", "models", *MODELS, "--timeout", "90"]
+    asked = [sys.executable, "-m", "daybook", "verify", "models", *MODELS, "--timeout", "240"]
     ended = subprocess.run(asked, env=environment(connections), capture_output=True, text=True, check=False)
     assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}"
 
@@ -98,11 +101,15 @@ def verify(connections: Connections) -> None:
 def test_ten_kills_of_each_projector_at_random_change_no_model(
     deployed: Connections, ledger: dict[str, Process]
 ) -> None:
+    stopped: list[str] = []
+
     def kill(process: Process, seed: int) -> None:
         dice = random.Random(seed)
         for _ in range(KILLS):
             # Joining the group, standing where the sink stands, and writing are all met by some of them.
             threading.Event().wait(dice.uniform(0.2, 9.0))
+            if not process.running():
+                stopped.append(process.output[-4000:])
             process.kill()
             process.start()
 
@@ -114,8 +121,10 @@ def test_ten_kills_of_each_projector_at_random_change_no_model(
             killer.start()
         for killer in killers:
             killer.join()
-    assert load.accepted > 1_000
+        until(lambda: load.accepted > 1_000 or not load.running(), "accepted commands", 120)
     verify(deployed)
+    stopped.extend(process.output[-4000:] for process in ledger.values() if not process.running())
+    assert not stopped, "\n".join(stopped)
 
 
 def test_a_sink_that_was_wiped_cut_or_set_back_is_filled_again_by_itself(
@@ -130,11 +139,13 @@ def test_a_sink_that_was_wiped_cut_or_set_back_is_filled_again_by_itself(
     with Load(deployed):
         with Redis.from_url(deployed.redis()) as redis:
             redis.flushdb()
-        with Elasticsearch(**deployed.elasticsearch()) as search:
+        with Elasticsearch(**deployed.elasticsearch(), request_timeout=60) as search:
             for alias in (deployed.indices.accounts, deployed.indices.account_events):
                 (index,) = search.indices.get_alias(name=alias)
                 search.indices.delete(index=index)
-        # Not while a commit is on its way to the folder; the projector still believes in the table that it knows.
+        was = len(list(older.rglob("*.parquet")))
+        until(lambda: len(list(warehouse.rglob("*.parquet"))) > was, "a commit that the older copy lacks")
+        # The projector wakes up on another table than the one that it knows.
         ledger["analytics"].send(signal.SIGSTOP)
         shutil.rmtree(warehouse)
         shutil.copytree(older, warehouse)

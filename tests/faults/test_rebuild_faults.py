@@ -59,7 +59,7 @@ def test_five_kills_of_a_rebuild_leave_nothing_that_the_next_one_does_not_finish
             loading.join()
         assert seen.errors == []
         balances.become(events, 60)
-        until(lambda: not balances.redis.exists(BALANCES_HOLD_KEY), "the hold is gone")
+        until(lambda: not balances.redis.exists(BALANCES_HOLD_KEY), "the hold is gone", timeout_s=60)
         assert "are equal" in rebuild.output
         assert " differ" not in rebuild.output
         assert "Traceback" not in rebuild.output

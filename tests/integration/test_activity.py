@@ -33,6 +33,10 @@ Volumes = dict[tuple[str, str], tuple[int, int]]
 """Number of events and minor units, by currency and event type."""
 
 
+WINDOW_S = 3600
+"""Longer than any test, so that how fast the machine is does not decide which withdrawals count together."""
+
+
 class Activity:
     """One process, and what it serves."""
 
@@ -42,7 +46,7 @@ class Activity:
 
     def get(self, path: str) -> tuple[int, Any]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=30) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
@@ -61,7 +65,7 @@ class Activity:
                 totals[key] = (events + one["count"], amount + one["amount_minor"])
         return totals
 
-    def become(self, events: Sequence[RecordedEvent], timeout_s: float = 60) -> None:
+    def become(self, events: Sequence[RecordedEvent], timeout_s: float = 90) -> None:
         expected = summed(events)
         try:
             until(lambda: self.volumes() == expected, "right volumes", timeout_s)
@@ -110,7 +114,8 @@ def activity(start: Start, deployed: Connections) -> Callable[..., Activity]:
     def begin(*command: str, **more: str) -> Activity:
         with closing(socket.create_server(("127.0.0.1", 0))) as free:
             port: int = free.getsockname()[1]
-        env = environment(deployed, DAYBOOK_ACTIVITY_PORT=str(port), **more)
+        mine = {"DAYBOOK_ACTIVITY_PORT": str(port), "DAYBOOK_ACTIVITY_ALERT_WINDOW_S": str(WINDOW_S)}
+        env = environment(deployed, **mine, **more)
         return Activity(start(*(command or ("projectors", "activity")), env=env), port)
 
     return begin
@@ -137,7 +142,7 @@ def raised(connections: Connections) -> dict[str, list[Alert]]:
         waiting = set(consumer.list_topics(topic, 10).topics[topic].partitions)
         consumer.assign([TopicPartition(topic, partition, 0) for partition in waiting])
         while waiting:
-            message = consumer.poll(10)
+            message = consumer.poll(60)
             assert message is not None
             if message.error() is not None:
                 waiting.discard(message.partition())
@@ -171,7 +176,7 @@ def expected_alerts(events: Sequence[RecordedEvent], count: int, sums: dict[str,
                     sequence=item.sequence,
                     raised_at=item.recorded_at,
                     first_at=run[0].recorded_at,
-                    window_s=60,
+                    window_s=WINDOW_S,
                     count=len(run),
                     amount_minor=sum(amounts),
                     currency=item.event.currency,
@@ -190,9 +195,8 @@ def test_the_log_becomes_volumes_which_survive_a_restart_and_a_stop_is_clean(
     first = activity()
     first.become(earlier)
     until(lambda: committed(deployed) == log.ends(), "offsets of the group at the log's ends")
-    began = time.monotonic()
     assert first.process.stop() == 0, first.process.output
-    assert time.monotonic() - began < 10
+    assert "did not stop within" not in first.process.output
     log.append(later)
     second = activity()
     second.become(earlier + later)
@@ -205,7 +209,9 @@ def test_what_was_aborted_or_is_open_is_not_counted(
     before, after, never = traffic(8, 3), traffic(8, 3, first=4), traffic(8, 40, first=50)
     log.append(before)
     log.append_and_abort(never)
-    with closing(Producer(deployed.kafka(transactional_id=f"{deployed.namespace}.open"))) as producer:
+    with closing(
+        Producer(deployed.kafka(transactional_id=f"{deployed.namespace}.open", transaction_timeout_ms=600_000))
+    ) as producer:
         producer.init_transactions(30)
         producer.begin_transaction()
         log._send(producer, after)
@@ -240,7 +246,7 @@ def test_killed_at_random_times_every_event_counts_once_and_every_alert_is_the_s
         log.append(more)
         events += more
         served.process.start()
-    served.become(events, timeout_s=60)
+    served.become(events)
     until(lambda: committed(deployed) == log.ends(), "offsets of the group at the log's ends")
     given = raised(deployed)
     assert all(len(set(alerts)) == 1 for alerts in given.values())

@@ -102,10 +102,13 @@ def test_a_copy_takes_the_live_models_place_and_goes_back(
 
     projector.apply([batch([deposited("A-1", 3, 9)], base=4)])
     rebuild.reopen()
+    rebuild.reopen()
     assert (rebuild.begun(), rebuild.kept()) == (REOPENED, False)
+    rebuild.hold()
     with pytest.raises(LiveMoved, match=r"stand at 5 of partition 0, the copy at 4"):
         rebuild.switch(keep_old=True)
     rebuild.copy.apply([batch([deposited("A-1", 3, 9)], base=4)])
+    rebuild.hold()
     rebuild.switch(keep_old=True)
     assert model(live)["A-1"]["status"] == "frozen"
     assert model(live)["A-1"]["balance_minor"] == "9"
@@ -135,6 +138,7 @@ def test_a_switch_is_as_lasting_as_a_write_and_reaches_replicas_whole(tmp_path: 
             rebuild = BalancesRebuild(live, copy, SOURCE)
             rebuild.begin("f1")
             rebuild.copy.apply([batch(EVENTS, base=None)])
+            rebuild.hold()
             rebuild.switch(keep_old=True)
             assert live.wait(1, 5000) == 1
         expected = both(server)
@@ -151,6 +155,7 @@ def test_the_live_projector_sees_that_the_model_was_exchanged(
     projector.apply([batch(EVENTS[:2], base=None)])
     rebuild.begin("f1")
     rebuild.copy.apply([batch(EVENTS, base=None)])
+    rebuild.hold()
     rebuild.switch(keep_old=False)
     with pytest.raises(CheckpointMoved, match=r"has 4 for partition 0 .* where 2 was expected"):
         projector.apply([batch(EVENTS[2:], base=2)])
@@ -179,6 +184,7 @@ def test_offsets_are_compared_digit_by_digit(projector: BalancesProjector, rebui
     with pytest.raises(LiveMoved, match=f"stand at {at + 2} of partition 7, the copy at {at + 1}"):
         rebuild.switch(keep_old=False)
     rebuild.copy.apply([moved(7, at + 3, base=at + 1)])
+    rebuild.hold()
     rebuild.switch(keep_old=False)
     assert rebuild.live_checkpoints([7, 8, 9]) == {7: at + 3, 8: 10, 9: None}
 
@@ -188,7 +194,33 @@ def test_a_partition_that_nothing_was_written_to_is_no_reason_to_wait(
 ) -> None:
     projector.apply([moved(0, 0)])
     rebuild.begin("f1")
+    rebuild.hold()
     rebuild.switch(keep_old=False)
+
+
+def test_only_a_model_that_is_held_by_this_very_rebuild_is_replaced(
+    live: Redis, projector: BalancesProjector, rebuild: BalancesRebuild
+) -> None:
+    projector.apply([batch(EVENTS, base=None)])
+    rebuild.begin("f1")
+    rebuild.copy.apply([batch(EVENTS, base=None)])
+    with pytest.raises(LiveMoved, match="not on hold any more"):
+        rebuild.switch(keep_old=False)
+    live.set(BALANCES_HOLD_KEY, "another's", px=30_000)
+    with pytest.raises(LiveMoved, match="not on hold any more"):
+        rebuild.switch(keep_old=False)
+    assert rebuild.begun() == "f1"
+
+
+def test_beginning_can_be_repeated_until_the_copy_has_something(copy: Redis, rebuild: BalancesRebuild) -> None:
+    rebuild.begin("f1")
+    rebuild.begin("f1")
+    assert rebuild.begun() == "f1"
+    with pytest.raises(CannotRebuild, match="holds 1 keys"):
+        rebuild.begin("f2")
+    copy.set(balance_key("A-1"), "1")
+    with pytest.raises(CannotRebuild, match="holds 2 keys"):
+        rebuild.begin("f1")
 
 
 def test_each_difference_is_found_and_told(live: Redis, projector: BalancesProjector, rebuild: BalancesRebuild) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import uuid
@@ -48,7 +49,7 @@ def daybook(ledger: Ledger) -> Daybook:
             env=env | more,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         return Ended(ended.returncode, ended.stdout, ended.stderr)
@@ -183,16 +184,20 @@ def test_a_follower_sees_what_comes_and_can_be_interrupted(daybook: Daybook, led
 def test_run_serves_commands_and_leaves_nothing_behind(
     daybook: Daybook, deployed: Connections, account: str, tmp_path: Path
 ) -> None:
-    env = environment(deployed, XDG_CACHE_HOME=str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    env = environment(deployed, XDG_CACHE_HOME=str(tmp_path), DAYBOOK_ACTIVITY_PORT=str(port))
     here = {name: env[name] for name in ("DAYBOOK_NAMESPACE", "DAYBOOK_REDIS_URL", "XDG_CACHE_HOME")}
     log = tmp_path / "run.log"
     with log.open("wb") as out:
         run = subprocess.Popen([sys.executable, "-m", "daybook", "run"], env=env, stdout=out, stderr=out)
     try:
-        opened = daybook("open", account, "EUR", "--holder", "Ada", "--timeout", "30", **here)
-        balance = daybook("balance", account, "--at-least", "1", "--timeout", "30", "--json", **here)
+        opened = daybook("open", account, "EUR", "--holder", "Ada", "--timeout", "120", **here)
+        balance = daybook("balance", account, "--at-least", "1", "--timeout", "120", "--json", **here)
         second = daybook("run", "--only", "balances", **here)
-        children = psutil.Process(run.pid).children()
+        children = until(
+            lambda: len(found := psutil.Process(run.pid).children()) == len(PROGRAMS) and found, "every program", 120
+        )
     finally:
         run.send_signal(signal.SIGTERM)
         code = run.wait(timeout=40)
@@ -202,7 +207,6 @@ def test_run_serves_commands_and_leaves_nothing_behind(
     assert second.code == 5
     assert f"balances is already run on this ledger by process {run.pid}" in second.err
     assert code == 0
-    assert len(children) == len(PROGRAMS)
     until(lambda: not any(child.is_running() for child in children), "end of the services")
     assert "command-service | " in log.read_text()
 

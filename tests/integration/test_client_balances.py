@@ -85,13 +85,13 @@ def test_a_server_that_falls_silent_is_not_waited_for_either(connections: Connec
     put(server, "A-1", 100)
     with Client(connections, user_id="ada", timeout_s=0.4) as client:
         client.balance("A-1")
-        server.client_pause(2_000, all=True)
+        server.client_pause(8_000, all=True)
         began = time.monotonic()
         with pytest.raises(Unreachable, match="no answer within"):
             client.balance("A-1", at_least=2)
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 6
         # What comes late is not taken for the answer to another question.
-        assert client.balance("A-1", at_least=1, timeout_s=10).money == Money(100, "EUR")
+        assert client.balance("A-1", at_least=1, timeout_s=60).money == Money(100, "EUR")
 
 
 @pytest.mark.parametrize(

@@ -378,7 +378,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, derandomize=True, max_examples=25, suppress_health_check=list(HealthCheck))
 @given(
     log=logs(),
     steps=st.lists(STEPS, max_size=15),

@@ -339,7 +339,7 @@ def test_a_model_that_is_late_out_of_reach_or_another_logs_is_told_from_one_that
     assert "made from another log" in found[0]["error"]
     assert daybook(env, "verify", "models", "ledgers")[0] == 2
     still.append(iter([("A-3", 5, HISTORY[4])]))
-    code, found = daybook(env, "verify", "models", "--json", "--timeout", "1")
+    code, found = daybook(env, "verify", "models", "--json", "--timeout", "10")
     assert (code, {verdict["outcome"] for verdict in found}) == (3, {"late"})
     assert "is its projector running" in found[0]["error"]
 

@@ -121,6 +121,7 @@ def test_the_kept_model_can_be_gone_back_to(to: Connections, table: Table, rebui
         live.apply([Batch(0, 3, (), (), 3)])
 
     rebuild.reopen()
+    rebuild.reopen()
     assert (rebuild.begun(), rebuild.kept()) == (REOPENED, False)
     assert rebuild.copy.checkpoint(0) == 3
     rebuild.copy.apply([batch(EVENTS[3:], base=3)])
