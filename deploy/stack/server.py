@@ -77,7 +77,7 @@ class Server(Protocol):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Servers that must outlive it when the stack stops. All start side by side all the same."""
+        """Servers that must outlive it when the stack stops. It starts beside one, and after several."""
 
     @property
     def start_timeout_s(self) -> float:

@@ -19,7 +19,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -109,13 +109,22 @@ class Supervisor:
         else:
             self._stop.set()
 
-    async def _start_all(self, processes: Iterable[ServerProcess], report: Callable[..., None]) -> None:
-        """Start side by side; the first failure cancels the others and is raised."""
+    async def _start_all(self, processes: Collection[ServerProcess], report: Callable[..., None]) -> None:
+        """Start side by side; the first failure cancels the others and is raised.
+
+        A server that needs several others waits until all of them are ready: the registry replicates its topics to as
+        many brokers as it finds, and would be content with those that were there first.
+        """
+        ready = {process.server.name: asyncio.Event() for process in processes}
 
         async def start(process: ServerProcess) -> None:
+            if len(process.server.needs) > 1:
+                for name in process.server.needs:
+                    await ready[name].wait()
             begin = time.monotonic()
             report(event="starting", server=process.server.name)
             await process.start()
+            ready[process.server.name].set()
             report(event="ready", server=process.server.name, seconds=round(time.monotonic() - begin, 1))
 
         try:
