@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Final
 
 from daybook.errors import NotInstalled, Unreachable, UnreadableRecord
+from daybook.supervise import is_importable
 from schemas.connections import Connections, NotConfigured
 from schemas.readmodels import BALANCES_CHECKPOINT_KEY, CHECKPOINT_FIELD, checkpoint_id
 
@@ -34,7 +34,7 @@ class Position:
 def is_installed(program: str) -> bool:
     """Whether the packages that a program needs beyond everybody's are here."""
     module = {ANALYTICS: "pyiceberg", "activity": "faust"}.get(program)
-    return module is None or find_spec(module) is not None
+    return module is None or is_importable(module)
 
 
 def is_configured(connections: Connections, model: str) -> bool:

@@ -65,7 +65,7 @@ class Program:
         """Why it could not do anything here; None when it could."""
         if self.setting is not None and not getattr(connections, self.setting):
             return f"DAYBOOK_{self.setting.upper()} is not set"
-        if self.extra is not None and find_spec(self.extra[0]) is None:
+        if self.extra is not None and not is_importable(self.extra[0]):
             return f"pip install 'daybook[{self.extra[1]}]' installs what it needs"
         return None
 
@@ -82,6 +82,12 @@ PROGRAMS: Final = (
     ),
     Program("activity", ("-m", "projectors", "activity"), extra=("faust", "activity")),
 )
+
+
+def is_importable(module: str) -> bool:
+    """Whether a module is installed. Nothing is imported for that, and a module that was is not asked for its origin,
+    which Faust's has not."""
+    return module in sys.modules or find_spec(module) is not None
 
 
 def idle(group: Collection[Program], connections: Connections) -> dict[str, str]:

@@ -163,3 +163,16 @@ def new() -> Callable[[str], Connections]:
     return lambda namespace: Connections(
         kafka_bootstrap="localhost:1", registry_url="http://localhost:2", redis_url=None, namespace=namespace
     )
+
+
+def test_a_program_is_left_out_only_where_something_that_it_needs_is_missing() -> None:
+    # Once it was imported, Faust has no origin to be found by.
+    import faust  # noqa: F401, PLC0415
+
+    bare = Connections(_env_file=None, kafka_bootstrap="x", registry_url="x", iceberg_catalog="x")
+    assert supervise.idle(supervise.PROGRAMS, bare) == {
+        "balances": "DAYBOOK_REDIS_URL is not set",
+        "search": "DAYBOOK_ELASTICSEARCH_URL is not set",
+    }
+    assert supervise.is_importable("faust")
+    assert not supervise.is_importable("no_such_module")
