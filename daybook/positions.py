@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from daybook.errors import NotInstalled, Unreachable, UnreadableRecord
-from daybook.supervise import is_importable
 from schemas.connections import Connections, NotConfigured
 from schemas.readmodels import BALANCES_CHECKPOINT_KEY, CHECKPOINT_FIELD, checkpoint_id
 
@@ -29,22 +28,6 @@ class Position:
     log: str | None = None
     offsets: Mapping[int, int] = field(default_factory=dict)
     """By partition; one that the model has not begun is left out."""
-
-
-def is_installed(program: str) -> bool:
-    """Whether the packages that a program needs beyond everybody's are here."""
-    module = {ANALYTICS: "pyiceberg", "activity": "faust"}.get(program)
-    return module is None or is_importable(module)
-
-
-def is_configured(connections: Connections, model: str) -> bool:
-    """Whether it is said where a model is kept."""
-    settings = {
-        BALANCES: connections.redis_url,
-        SEARCH: connections.elasticsearch_url,
-        ANALYTICS: connections.iceberg_catalog,
-    }
-    return bool(settings[model])
 
 
 def position(connections: Connections, model: str, partitions: Collection[int], *, timeout_s: float) -> Position:

@@ -28,11 +28,11 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, ConsumerGroupDescription
 
-from daybook import kafka
+from daybook import kafka, supervise
 from daybook.activity import ActivitySettings, ask
 from daybook.errors import DaybookError, Unreachable
 from daybook.log import first_unread, log_identity
-from daybook.positions import MODELS, Position, is_configured, is_installed, position
+from daybook.positions import MODELS, Position, position
 from schemas.connections import Connections, NotConfigured
 
 T = TypeVar("T")
@@ -174,8 +174,7 @@ def _program(
         problems.append(_wording(error))
     ends = {} if known is None else known.ends[topic]
     group = _Group(State.UNKNOWN, {}) if known is None else known.groups[_group(connections, program)]
-    usable = is_installed(program) and (program not in MODELS or is_configured(connections, program))
-    if not usable and group.state is not State.RUNNING:
+    if program in supervise.idle(supervise.PROGRAMS, connections) and group.state is not State.RUNNING:
         return ProgramStatus(program, topic, State.NOT_CONFIGURED, (), ())
     place: Position | None = None
     try:

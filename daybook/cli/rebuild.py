@@ -24,7 +24,14 @@ _Keep = Annotated[
 ]
 _Model = Annotated[str, typer.Argument(metavar="MODEL", help="balances, search or analytics.", show_default=False)]
 
-_MODELS: Final = ("balances", "search", "analytics")
+_MODELS: Final = {
+    "balances": "Rebuild the balances in Redis.\n\n"
+    "The copy is made in the next database of the same server, or in DAYBOOK_PROJECTOR_REBUILD_DATABASE.\n\n"
+    "daybook rebuild balances --keep-old",
+    "search": "Rebuild the search indices in Elasticsearch.\n\ndaybook rebuild search --compare-only",
+    "analytics": "Rebuild the analytics table.\n\ndaybook rebuild analytics --from-start",
+}
+"""Each model with its command's help, which ends with an example."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,60 +56,29 @@ def _flags(**given: bool) -> list[str]:
     return [f"--{name.replace('_', '-')}" for name, wanted in given.items() if wanted]
 
 
-def _build(model: str, *, from_start: bool, keep_old: bool, compare_only: bool, keep: bool, as_json: bool) -> None:
-    if compare_only and keep_old:
-        raise typer.BadParameter("--compare-only leaves the live model, so there is no old one for --keep-old")
-    if keep and not compare_only:
-        raise typer.BadParameter("--keep goes with --compare-only: a copy that takes the live model's place is kept")
-    flags = _flags(from_start=from_start, keep_old=keep_old, compare_only=compare_only, keep=keep, json=as_json)
-    _run("build", model, *flags)
+def _add(model: str, about: str) -> None:
+    """Add the command that rebuilds a model, with the options that all of them take."""
+
+    @app.command(model, help=about)
+    def build(
+        from_start: _FromStart = False,
+        keep_old: _KeepOld = False,
+        compare_only: _CompareOnly = False,
+        keep: _Keep = False,
+        as_json: AsJson = False,
+    ) -> None:
+        if compare_only and keep_old:
+            raise typer.BadParameter("--compare-only leaves the live model, so there is no old one for --keep-old")
+        if keep and not compare_only:
+            raise typer.BadParameter(
+                "--keep goes with --compare-only: a copy that takes the live model's place is kept"
+            )
+        flags = _flags(from_start=from_start, keep_old=keep_old, compare_only=compare_only, keep=keep, json=as_json)
+        _run("build", model, *flags)
 
 
-@app.command()
-def balances(
-    from_start: _FromStart = False,
-    keep_old: _KeepOld = False,
-    compare_only: _CompareOnly = False,
-    keep: _Keep = False,
-    as_json: AsJson = False,
-) -> None:
-    """Rebuild the balances in Redis.
-
-    The copy is made in the next database of the same server, or in DAYBOOK_PROJECTOR_REBUILD_DATABASE.
-
-    daybook rebuild balances --keep-old
-    """
-    _build("balances", from_start=from_start, keep_old=keep_old, compare_only=compare_only, keep=keep, as_json=as_json)
-
-
-@app.command()
-def search(
-    from_start: _FromStart = False,
-    keep_old: _KeepOld = False,
-    compare_only: _CompareOnly = False,
-    keep: _Keep = False,
-    as_json: AsJson = False,
-) -> None:
-    """Rebuild the search indices in Elasticsearch.
-
-    daybook rebuild search --compare-only
-    """
-    _build("search", from_start=from_start, keep_old=keep_old, compare_only=compare_only, keep=keep, as_json=as_json)
-
-
-@app.command()
-def analytics(
-    from_start: _FromStart = False,
-    keep_old: _KeepOld = False,
-    compare_only: _CompareOnly = False,
-    keep: _Keep = False,
-    as_json: AsJson = False,
-) -> None:
-    """Rebuild the analytics table.
-
-    daybook rebuild analytics --from-start
-    """
-    _build("analytics", from_start=from_start, keep_old=keep_old, compare_only=compare_only, keep=keep, as_json=as_json)
+for _model, _about in _MODELS.items():
+    _add(_model, _about)
 
 
 @app.command()

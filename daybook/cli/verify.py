@@ -52,7 +52,8 @@ def models(
 
     daybook verify models balances search
     """
-    from daybook.positions import MODELS, is_configured, is_installed  # noqa: PLC0415
+    from daybook.positions import MODELS  # noqa: PLC0415
+    from daybook.supervise import PROGRAMS, idle  # noqa: PLC0415
     from daybook.verify.run import verify  # noqa: PLC0415
     from schemas.connections import Connections, NotConfigured  # noqa: PLC0415
 
@@ -60,7 +61,8 @@ def models(
         if model not in MODELS:
             raise typer.BadParameter(f'there is no model "{model}": choose from {", ".join(MODELS)}')
     connections = Connections.from_environment()
-    asked = chosen or [model for model in MODELS if is_configured(connections, model) and is_installed(model)]
+    without = idle(PROGRAMS, connections)
+    asked = chosen or [model for model in MODELS if model not in without]
     if not asked:
         raise NotConfigured("nothing says where a read model is: set DAYBOOK_REDIS_URL, for one")
     for model in MODELS:
