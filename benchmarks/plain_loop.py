@@ -29,7 +29,7 @@ from schemas.topics import subject
 def main() -> None:
     connections = Connections.from_environment()
     topics, batch = connections.topics, Settings().batch
-    registry = Registry(connections.registry_url)
+    registry = Registry(connections)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     decoders, signs = {}, {}

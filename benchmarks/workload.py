@@ -37,7 +37,7 @@ def commands(count: int, accounts: int) -> Iterator[AnyCommand]:
 
 def codec(connections: Connections) -> Codec:
     """A codec that can write what the ledger's topics hold."""
-    made = Codec(Registry(connections.registry_url))
+    made = Codec(Registry(connections))
     made.look_up_commands(connections.topics.commands)
     made.look_up_events(connections.topics.events)
     made.look_up_replies(connections.topics.replies)

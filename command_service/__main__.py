@@ -61,7 +61,7 @@ def main() -> int:
         if settings.metrics_port is not None:
             _serve_metrics(settings.metrics_port)
         partitions = _partitions(connections)
-        with Registry(connections.registry_url, ca_location=connections.registry_ssl_ca) as registry:
+        with Registry(connections) as registry:
             codec = Codec(registry)
             if not look_up_patiently(lambda: _look_up(codec, connections.topics), stopping, _log.warning):
                 return 0

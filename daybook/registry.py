@@ -10,7 +10,7 @@ from schemas.registry import Registry
 def registry(connections: Connections) -> Registry:
     """A registry that was not asked anything yet. Raises: `NotConfigured`, when the settings cannot be used."""
     try:
-        return Registry(connections.registry_url, ca_location=connections.registry_ssl_ca)
+        return Registry(connections)
     except OSError as error:
         raise NotConfigured(f"DAYBOOK_REGISTRY_SSL_CA, {connections.registry_ssl_ca}: {error.strerror}") from error
     except ValueError as error:

@@ -33,9 +33,7 @@ class Subjects:
     """
 
     def __init__(self, connections: Connections) -> None:
-        config: dict[str, object] = {"url": connections.registry_url, "timeout": _TIMEOUT_S, "max.retries": 0}
-        if connections.registry_ssl_ca is not None:
-            config["ssl.ca.location"] = connections.registry_ssl_ca
+        config = {**connections.registry(), "timeout": _TIMEOUT_S, "max.retries": 0}
         # Without the user and the password, if it holds them.
         self._address = connections.registry_url.rsplit("@", 1)[-1]
         self._client = SchemaRegistryClient(config)

@@ -129,7 +129,7 @@ def _run(name: str, settings: ProjectorSettings, connections: Connections) -> No
     source = _wait_for_source(connections, stopping)
     if source is None:
         return
-    with Registry(connections.registry_url, ca_location=connections.registry_ssl_ca) as registry:
+    with Registry(connections) as registry:
         codec = Codec(registry)
         # Known before the first event, so that the projector does not depend on the registry later.
         if not look_up_patiently(lambda: codec.look_up_events(connections.topics.events), stopping, _log.warning):

@@ -167,7 +167,7 @@ def _run(options: argparse.Namespace, stopping: threading.Event) -> int:
         make = MODELS[name].open(connections, settings, open_)
         admin = open_.enter_context(AdminClient(connections.kafka(), logger=kafka_logger()))
         source = _source(admin, connections, patience)
-        registry = open_.enter_context(Registry(connections.registry_url, ca_location=connections.registry_ssl_ca))
+        registry = open_.enter_context(Registry(connections))
         codec = Codec(registry)
         if not look_up_patiently(lambda: codec.look_up_events(source.topic), stopping, display.say):
             raise Stopped

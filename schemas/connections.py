@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from typing import Any, Final, Literal, Self
+from urllib.parse import urlencode
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -69,7 +70,10 @@ class Connections(EnvironmentSettings):
     kafka_sasl_username: str | None = None
     kafka_sasl_password: SecretStr | None = None
     kafka_ssl_ca: str | None = None
+    registry_token: SecretStr | None = None
+    """What the registry wants as `Authorization: Bearer`, from whom it does not serve everybody."""
     registry_ssl_ca: str | None = None
+    redis_ssl_ca: str | None = None
     elasticsearch_username: str | None = None
     elasticsearch_password: SecretStr | None = None
     elasticsearch_api_key: SecretStr | None = None
@@ -99,13 +103,28 @@ class Connections(EnvironmentSettings):
             )
         return Indices(self.namespace)
 
+    def registry(self) -> dict[str, object]:
+        """Configuration for Confluent's registry client: where it is, whom to trust, and as whom to ask."""
+        config: dict[str, object] = {"url": self.registry_url}
+        if self.registry_ssl_ca is not None:
+            config["ssl.ca.location"] = self.registry_ssl_ca
+        if self.registry_token is not None:
+            config["bearer.auth.credentials.source"] = "STATIC_TOKEN"
+            config["bearer.auth.token"] = self.registry_token.get_secret_value()
+            # Confluent's cloud wants to know which of its registries is meant, so that its client insists on a name.
+            config["bearer.auth.logical.cluster"] = "daybook"
+        return config
+
     def redis(self) -> str:
-        """The Redis URL, with its password if it has one. Raises `NotConfigured` without one."""
+        """The Redis URL, with its password if it has one, and whom to trust. Raises `NotConfigured` without one."""
         if self.redis_url is None:
             raise NotConfigured(
                 "DAYBOOK_REDIS_URL is not set: it says where balances are kept, as redis://HOST:PORT/DB"
             )
-        return self.redis_url.get_secret_value()
+        url = self.redis_url.get_secret_value()
+        if self.redis_ssl_ca is None or not url.startswith("rediss:"):
+            return url
+        return f"{url}{'&' if '?' in url else '?'}{urlencode({'ssl_ca_certs': self.redis_ssl_ca})}"
 
     def elasticsearch(self) -> dict[str, Any]:
         """Arguments for the Elasticsearch client: where it is, and as whom to ask. Raises `NotConfigured`.

@@ -16,6 +16,8 @@ from typing import Final, Self
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
+from schemas.connections import Connections
+
 # Confluent's error codes: the subject, the version and the schema do not exist.
 _DENIALS: Final = {40401, 40402, 40403}
 
@@ -41,14 +43,12 @@ class SchemaNotRegistered(Exception):
 
 
 class Registry:
-    """A schema registry with Confluent's API at `url`. Answers are cached; each method may block for a few seconds."""
+    """A schema registry with Confluent's API. Answers are cached; each method may block for a few seconds."""
 
-    def __init__(self, url: str, *, ca_location: str | None = None) -> None:
-        config: dict[str, object] = {"url": url, "timeout": _TIMEOUT_S, "max.retries": 0}
-        if ca_location is not None:
-            config["ssl.ca.location"] = ca_location
-        self._url = url.rsplit("@", 1)[-1]
-        self._client = SchemaRegistryClient(config)
+    def __init__(self, connections: Connections) -> None:
+        # Without the user and the password, if it holds them.
+        self._url = connections.registry_url.rsplit("@", 1)[-1]
+        self._client = SchemaRegistryClient({**connections.registry(), "timeout": _TIMEOUT_S, "max.retries": 0})
         self._known_subject: str | None = None
         self._confirmed_at = -_CONFIRMED_FOR_S
 

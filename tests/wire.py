@@ -76,7 +76,7 @@ class Wire:
         self.connections = connections
         self.topics = connections.topics
         self.partitions = partitions
-        self.registry = Registry(connections.registry_url)
+        self.registry = Registry(connections)
         self.codec = Codec(self.registry)
         self.codec.look_up_commands(self.topics.commands)
         self._producer = Producer(connections.kafka(enable_idempotence=True))

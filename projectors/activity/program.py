@@ -67,7 +67,7 @@ async def _run(
         asyncio.get_running_loop().add_signal_handler(number, told)
     progress = Progress("activity", REGISTRY)
     async with Server(settings.port, progress) as server:
-        with Registry(connections.registry_url, ca_location=connections.registry_ssl_ca) as registry:
+        with Registry(connections) as registry:
             codec = Codec(registry)
             source = await asyncio.to_thread(wait_for_source, connections, stopping)
             if source is None or not await asyncio.to_thread(

@@ -136,7 +136,7 @@ def raised(connections: Connections) -> dict[str, list[Alert]]:
     found: dict[str, list[Alert]] = {}
     with (
         closing(Consumer(connections.kafka(group_id="x", enable_partition_eof=True))) as consumer,
-        Registry(connections.registry_url) as registry,
+        Registry(connections) as registry,
     ):
         codec = Codec(registry)
         waiting = set(consumer.list_topics(topic, 10).topics[topic].partitions)

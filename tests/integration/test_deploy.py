@@ -144,7 +144,7 @@ def test_planning_changes_nothing(connections: Connections, cluster: Cluster, re
 def test_services_find_every_schema_under_the_id_it_was_registered_with(
     deployed: Connections, registry: SchemaRegistryClient
 ) -> None:
-    with Registry(deployed.registry_url) as lookups:
+    with Registry(deployed) as lookups:
         for wanted in subject_definitions(deployed.topics):
             for schema in wanted.versions:
                 found = lookups.schema_id(wanted.name, schema.text)

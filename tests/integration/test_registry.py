@@ -21,10 +21,12 @@ class TestRegistry(SchemaSourceContract):
 
     @pytest.fixture
     def source(self, deployed: Connections) -> Iterator[Registry]:
-        with Registry(deployed.registry_url) as registry:
+        with Registry(deployed) as registry:
             yield registry
 
     @pytest.fixture
     def unreachable(self) -> Iterator[Registry]:
-        with Registry(_NOBODY_LISTENS) as registry:
+        with Registry(
+            Connections(_env_file=None, kafka_bootstrap="127.0.0.1:9", registry_url=_NOBODY_LISTENS)
+        ) as registry:
             yield registry

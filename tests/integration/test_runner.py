@@ -50,7 +50,7 @@ class Gathering:
 @contextmanager
 def running(connections: Connections, projector: Gathering) -> Iterator[Runner]:
     """The projector's loop, in a thread, once it reads; stopped at the end, which takes a second at most."""
-    with Registry(connections.registry_url) as registry:
+    with Registry(connections) as registry:
         codec = Codec(registry)
         codec.look_up_events(connections.topics.events)
         runner = Runner(

@@ -121,3 +121,24 @@ def test_kafka_gets_its_security() -> None:
         "sasl.password": "hunter2",
         "ssl.ca.location": "/etc/ca.pem",
     }
+
+
+def test_a_registrys_token_and_authority_reach_its_client() -> None:
+    connections = Connections(
+        _env_file=None, kafka_bootstrap="k:1", registry_url="https://r:1", registry_token="t", registry_ssl_ca="ca.pem"
+    )
+    config = connections.registry()
+    assert (config["url"], config["ssl.ca.location"]) == ("https://r:1", "ca.pem")
+    assert (config["bearer.auth.credentials.source"], config["bearer.auth.token"]) == ("STATIC_TOKEN", "t")
+    assert "registry_token=SecretStr('**********')" in repr(connections)
+
+
+def test_redis_with_tls_trusts_the_authority_that_is_named() -> None:
+    def url(redis_url: str) -> str:
+        return Connections(
+            _env_file=None, kafka_bootstrap="k:1", registry_url="http://r:1", redis_url=redis_url, redis_ssl_ca="/a b"
+        ).redis()
+
+    assert url("rediss://user:secret@r:6380/0") == "rediss://user:secret@r:6380/0?ssl_ca_certs=%2Fa+b"
+    # Without TLS there is nobody to trust, and the client would refuse the option.
+    assert url("redis://r:6379/0") == "redis://r:6379/0"
