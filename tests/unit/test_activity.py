@@ -187,7 +187,7 @@ def test_the_ways_to_connect_to_kafka_are_those_of_the_other_services(protocol: 
         kafka_security_protocol=protocol,
         kafka_sasl_mechanism="SCRAM-SHA-512",
         kafka_sasl_username="daybook",
-        kafka_sasl_password="secret",  # noqa: S106
+        kafka_sasl_password="secret",
     )
     auth = driver.credentials_to_aiokafka_auth(app.credentials(connections))
     assert auth["security_protocol"] == protocol
