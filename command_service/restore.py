@@ -18,6 +18,7 @@ from command_service.records import headers, origin
 from schemas.codec import ChainBroken, Codec, Undecodable
 from schemas.connections import Connections
 from schemas.events import CHAIN_START
+from schemas.offsets import offset_of
 from schemas.topics import FINGERPRINT_HEADER, Topics, parse_event_key
 
 _log: Final = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ def _offsets(admin: AdminClient, places: list[TopicPartition], spec: OffsetSpec)
         isolation_level=IsolationLevel.READ_UNCOMMITTED,
         request_timeout=_REQUEST_TIMEOUT_S,
     )
-    return {(place.topic, place.partition): answer.result().offset for place, answer in asked.items()}
+    return {(place.topic, place.partition): offset_of(answer.result()) for place, answer in asked.items()}
 
 
 def _read_to(

@@ -13,6 +13,7 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from daybook.errors import Unreachable
 from schemas.connections import Connections, NotConfigured
+from schemas.offsets import offset_of
 
 LOG: Final = logging.getLogger("daybook.kafka")
 LOG.addHandler(logging.NullHandler())
@@ -82,7 +83,7 @@ def consumer(connections: Connections, health: Health, **options: str | int | bo
     """
     config = connections.kafka(
         # librdkafka insists on a group; nothing is ever stored under it.
-        group_id=f"{connections.namespace or 'daybook'}.client",
+        group_id=connections.topics.client_group,
         enable_auto_commit=False,
         isolation_level="read_committed",
         socket_nagle_disable=True,
@@ -160,7 +161,7 @@ def ends(
         )
         attempt_s = min(2 * attempt_s, _ATTEMPT_S)
         try:
-            return [TopicPartition(at.topic, at.partition, end.result().offset) for at, end in found.items()]
+            return [TopicPartition(at.topic, at.partition, offset_of(end.result())) for at, end in found.items()]
         except KafkaException as error:
             if error.args[0].code() not in _NO_LEADER or time.monotonic() >= deadline:
                 why = f"the ends of topic {next(iter(asked)).topic} cannot be had: {error.args[0].str()}"

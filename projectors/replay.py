@@ -19,6 +19,7 @@ from projectors.rebuilding import CannotRebuild
 from projectors.records import is_passing, passes, read
 from schemas.codec import Codec
 from schemas.connections import Connections
+from schemas.offsets import offset_of
 from schemas.registry import RegistryUnavailable
 
 _TURN_S: Final = 0.2
@@ -136,7 +137,7 @@ class Replay:
                 answers = self._admin.list_offsets(
                     newest, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=_QUERY_TIMEOUT_S
                 )
-                ends = {place.partition: answer.result(_QUERY_TIMEOUT_S).offset for place, answer in answers.items()}
+                ends = {place.partition: offset_of(answer.result(_QUERY_TIMEOUT_S)) for place, answer in answers.items()}
             except KafkaException as error:
                 cause: KafkaError = error.args[0]
                 if not is_passing(cause):
