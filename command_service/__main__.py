@@ -7,23 +7,30 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Final
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
-from prometheus_client import start_http_server
 
 from command_service.assignment import CommandsUnreadable
+from command_service.instance import numbered
 from command_service.producer import ProducerLost
 from command_service.restore import LogDamaged, RestoreStalled
 from command_service.settings import Settings
 from command_service.transaction import CommandService, TooManyFailures
+from command_service.vitals import Vitals
 from schemas.codec import Codec
 from schemas.connections import Connections, NotConfigured
+from schemas.login import LoginWatch
 from schemas.registry import Registry, SchemaNotRegistered, look_up_patiently
+from schemas.telemetry import endpoint, logs, traces
+from schemas.telemetry.quiet import kafka_logger
 from schemas.topics import Topics
 
 _log: Final = logging.getLogger("command_service")
+
+_SERVICE: Final = "command-service"
 
 _METADATA_TIMEOUT_S: Final = 30.0
 
@@ -47,29 +54,16 @@ _FAILURES: Final = (
 
 def main() -> int:
     """Run until SIGTERM or SIGINT. Exit status: 0 after a stop, 1 after a failure, 2 when it is not configured."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    # The registry's client logs each request; what came of it is logged here where it matters.
-    for name in ("httpx", "httpx2"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logs.set_up(_SERVICE)
     stopping = threading.Event()
     stop: list[Callable[[], None]] = [stopping.set]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: [call() for call in stop])
     try:
-        connections, settings = Connections.from_environment(), Settings.from_environment()
-        logging.getLogger().setLevel(settings.log_level)
-        if settings.metrics_port is not None:
-            _serve_metrics(settings.metrics_port)
-        partitions = _partitions(connections)
-        with Registry(connections) as registry:
-            codec = Codec(registry)
-            if not look_up_patiently(lambda: _look_up(codec, connections.topics), stopping, _log.warning):
-                return 0
-            service = CommandService(connections, settings, codec, partitions)
-            stop.append(service.stop)
-            if stopping.is_set():
-                return 0
-            service.run()
+        connections = Connections.from_environment()
+        with numbered(Settings.from_environment()) as settings:
+            logs.set_up(_SERVICE, settings.log_level, settings.log_format, instance=settings.instance)
+            _run(connections, settings, stopping, stop)
     except NotConfigured as error:
         _log.error("not configured: %s", error)
         return 2
@@ -80,20 +74,50 @@ def main() -> int:
     return 0
 
 
-def _serve_metrics(port: int) -> None:
-    try:
-        start_http_server(port, "127.0.0.1")
-    except OSError as error:
-        raise NotConfigured(
-            f"DAYBOOK_COMMAND_SERVICE_METRICS_PORT: {port} cannot be listened on: {error.strerror}"
-        ) from error
+def _run(
+    connections: Connections, settings: Settings, stopping: threading.Event, stop: list[Callable[[], None]]
+) -> None:
+    """Run until `stopping`, or until one of what is in `stop` is called. Raises what ends the process."""
+    vitals = Vitals()
+
+    def waits(why: str) -> None:
+        vitals.hindered(why)
+        _log.warning(why)
+
+    with ExitStack() as ends:
+        ends.enter_context(
+            endpoint.serving(
+                _SERVICE,
+                settings.metrics_host,
+                settings.metrics_port,
+                vitals,
+                variable="DAYBOOK_COMMAND_SERVICE_METRICS_PORT",
+            )
+        )
+        tracer = traces.tracer(_SERVICE, settings.instance)
+        if tracer is not None:
+            ends.callback(tracer.close)
+        partitions = _partitions(connections)
+        codec = Codec(ends.enter_context(Registry(connections)))
+
+        def look_up() -> None:
+            vitals.pulse.beat("looking up the schemas")
+            _look_up(codec, connections.topics)
+
+        if not look_up_patiently(look_up, stopping, waits):
+            return
+        service = CommandService(connections, settings, codec, partitions, vitals, tracer)
+        stop.append(service.stop)
+        if not stopping.is_set():
+            service.run()
 
 
 def _partitions(connections: Connections) -> int:
     """The number of partitions that all topics of accounts must share."""
     topics = connections.topics
-    with AdminClient(connections.kafka()) as admin:
-        found = admin.list_topics(timeout=_METADATA_TIMEOUT_S).topics
+    login = LoginWatch(connections)
+    with AdminClient(connections.kafka() | login.options, logger=kafka_logger()) as admin:
+        found = login.metadata(admin, _METADATA_TIMEOUT_S).topics
     counts = {}
     for name in (topics.commands, topics.followups, topics.events, topics.snapshots, topics.replies):
         if name not in found:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
@@ -18,9 +19,11 @@ from command_service.answers import Answers
 from command_service.records import origin
 from command_service.restore import UNREADABLE, restore
 from command_service.settings import Settings
+from command_service.vitals import Vitals
 from schemas.codec import Codec
 from schemas.connections import Connections
 from schemas.registry import RegistryUnavailable
+from schemas.telemetry.quiet import kafka_logger
 
 _log: Final = logging.getLogger(__name__)
 
@@ -31,6 +34,9 @@ _REQUEST_TIMEOUT_S: Final = 30.0
 """Bound of one question to the brokers. The stable committed offset may wait for a dead owner's transaction (10 s)."""
 
 _REGISTRY_WAIT_S: Final = 1.0
+
+_LOOK_EVERY_S: Final = 1.0
+"""How stale the lag is at most, which is a look into the client's memory."""
 
 
 class CommandsUnreadable(Exception):
@@ -44,11 +50,20 @@ class _Interrupted(Exception):
 class Assignment:
     """The consuming side of a command service. All methods are called by the loop's thread."""
 
-    def __init__(self, connections: Connections, settings: Settings, codec: Codec, stopping: threading.Event) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        settings: Settings,
+        codec: Codec,
+        stopping: threading.Event,
+        vitals: Vitals,
+    ) -> None:
         self._connections = connections
         self._settings = settings
         self._codec = codec
         self._stopping = stopping
+        self._vitals = vitals
+        self._lag_at = 0.0
         self.topic = connections.topics.commands
         self.states: dict[int, PartitionState] = {}
         """The committed state of each partition that commands are taken from."""
@@ -74,6 +89,8 @@ class Assignment:
                 reconnect_backoff_ms=500,
                 reconnect_backoff_max_ms=2_000,
             )
+            | {"error_cb": vitals.brokers.on_error},
+            logger=kafka_logger(),
         )
 
     @property
@@ -108,6 +125,7 @@ class Assignment:
         messages = self._consumer.consume(1, _IDLE_WAIT_S)
         if messages:
             messages += self._consumer.consume(most - 1, 0)
+        self._look_around()
         # Taken here and not at commit time: later metadata may belong to an assignment without these partitions, and
         # was seen to be accepted for them.
         group = self._consumer.consumer_group_metadata()
@@ -116,6 +134,23 @@ class Assignment:
     def advance(self, offsets: dict[int, int]) -> None:
         """Note that the commands before these offsets are committed."""
         self._next.update(offsets)
+        # They were decided, so no schema is waited for.
+        self._vitals.hindered(None)
+
+    def _look_around(self) -> None:
+        """Once a second, see how far behind we are, and whether Kafka is back if it was away."""
+        now = time.monotonic()
+        if now - self._lag_at < _LOOK_EVERY_S:
+            return
+        self._lag_at = now
+        self._vitals.brokers.look(self._consumer, self.topic)
+        for partition, offset in self._next.items():
+            try:
+                _, end = self._consumer.get_watermark_offsets(TopicPartition(self.topic, partition), cached=True)
+            except KafkaException:
+                # The client does not know it yet; the work does not depend on it.
+                continue
+            metrics.LAG.labels(partition).set(max(0, end - offset))
 
     def rewind(self) -> None:
         """Read again from the first command that is not committed. Raises `KafkaException` where that cannot be."""
@@ -124,6 +159,7 @@ class Assignment:
 
     def await_registry(self, error: RegistryUnavailable) -> None:
         """Wait a second for a registry that is down, as a member of the group, and rewind."""
+        self._vitals.hindered(str(error))
         _log.warning("waiting for the registry, since a command's schema is not known here: %s", error)
         self._consumer.pause([TopicPartition(self.topic, partition) for partition in self._assigned])
         self._consumer.poll(_REGISTRY_WAIT_S)
@@ -145,7 +181,10 @@ class Assignment:
         wanted = self._assigned
         window_ms = int(self._settings.remembered_hours * 3_600_000)
 
+        began = time.monotonic()
+
         def keep_alive() -> None:
+            self._vitals.pulse.beat("restoring the state")
             self._consumer.poll(0)
             if self._stopping.is_set() or self._assigned is not wanted:
                 raise _Interrupted
@@ -158,16 +197,19 @@ class Assignment:
                 lambda: Answers(self._settings.remembered_per_partition, window_ms * 1000),
                 window_ms,
                 keep_alive,
+                self._vitals.restoring,
             )
         except _Interrupted:
             return
         except RegistryUnavailable as error:
+            self._vitals.hindered(str(error))
             _log.warning("waiting for the registry before the state can be restored: %s", error)
             self._consumer.poll(_REGISTRY_WAIT_S)
             return
         for partition, state in self.states.items():
             metrics.ACCOUNTS.labels(partition).set(len(state.entries))
         self._consumer.resume([TopicPartition(self.topic, partition) for partition in wanted])
+        self._vitals.restored(time.monotonic() - began)
 
     def _is_ours(self, message: Message) -> bool:
         error = message.error()
@@ -187,6 +229,7 @@ class Assignment:
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Note where to go on, and hold the partitions until their state is restored."""
         for place in consumer.committed(partitions, _REQUEST_TIMEOUT_S):
+            self._vitals.pulse.beat("asking where to go on in a partition that was assigned")
             if place.error is not None:
                 raise KafkaException(place.error)
             self._next[place.partition] = self._begin(consumer, place)
@@ -194,6 +237,7 @@ class Assignment:
         consumer.assign(starts)
         consumer.pause(starts)
         self._assigned = {place.partition for place in partitions}
+        self._vitals.assigned(self._assigned)
         _log.info("assigned partitions %s", sorted(self._assigned))
 
     def _begin(self, consumer: Consumer, committed: TopicPartition) -> int:
@@ -223,4 +267,4 @@ class Assignment:
         self._assigned = set()
         self.states.clear()
         self._next.clear()
-        metrics.ACCOUNTS.clear()
+        self._vitals.unassigned()

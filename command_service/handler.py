@@ -7,8 +7,9 @@ before its transaction begins, and decided again after an abort.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
 from confluent_kafka import Message
@@ -18,16 +19,24 @@ from command_service.accounts import Entry, Overlay
 from command_service.answers import Answer, command_key, fingerprint
 from command_service.domain.account import Decision, decide, evolve
 from command_service.domain.refusals import Code, Rejection
-from command_service.records import Headers, headers, origin
+from command_service.records import Headers, headers, origin, place
 from schemas.codec import Codec, Undecodable
 from schemas.commands import AnyCommand, CommandReply, CommandStatus
 from schemas.events import CHAIN_START, Event, event_id
+from schemas.registry import RegistryUnavailable
+from schemas.telemetry.latencies import issued_at_header
+from schemas.telemetry.traces import TRACEPARENT, Span, Tracer, parent
 from schemas.topics import FINGERPRINT_HEADER, REPLAYED_HEADER, Topics, event_key, partition_of
 
 _log: Final = logging.getLogger(__name__)
 
 _CLIENTS_PARTITIONER: Final = -1
 _MAX_DETAIL: Final = 1000
+
+_MEASURED: Final = 100
+_MEASURED_EVERY: Final = 10
+"""Which events bear the time of their command, by which projectors measure: those of so many commands of a batch, and
+of every so-manyth after them. In large batches a header on each would cost a twentieth of the throughput."""
 
 
 class Outgoing(Struct, frozen=True, gc=False):
@@ -48,6 +57,10 @@ class Outcomes:
     answered: dict[tuple[str, str], int] = field(default_factory=dict)
     parked: dict[str, int] = field(default_factory=dict)
     forwarded: int = 0
+    issued_us: list[int] = field(default_factory=list)
+    """When the commands were issued that are answered for the first time."""
+    spans: list[Span] = field(default_factory=list)
+    """Of the commands that are traced, to be ended with the transaction."""
 
     def count(self, outcome: str, code: str = "") -> None:
         self.answered[outcome, code] = self.answered.get((outcome, code), 0) + 1
@@ -56,11 +69,14 @@ class Outcomes:
 class Handler:
     """Decides commands. One thread at a time; the only state it changes is the overlay it is given."""
 
-    def __init__(self, codec: Codec, topics: Topics, partitions: int, *, max_command_bytes: int) -> None:
+    def __init__(
+        self, codec: Codec, topics: Topics, partitions: int, *, max_command_bytes: int, tracer: Tracer | None = None
+    ) -> None:
         self._codec = codec
         self._topics = topics
         self._partitions = partitions
         self._max_command_bytes = max_command_bytes
+        self._tracer = tracer
 
     def handle(self, record: Message, overlay: Overlay, now: int, outcomes: Outcomes) -> None:
         """Add what a record of the commands topic leads to. `now` is in microseconds since the Unix epoch.
@@ -82,13 +98,43 @@ class Handler:
         if home != record.partition():
             self._forward(record, home, outcomes)
             return
+        span = None if self._tracer is None else self._traced(self._tracer, record, command, outcomes)
         try:
-            self._answer(command, home, overlay, now, outcomes)
+            self._answer(command, home, overlay, now, outcomes, span)
         except Exception as error:
             # Whatever goes wrong between decoding and encoding is a defect of ours, of which the record is the
             # witness. It is kept in full, and the other accounts' commands go on.
-            _log.exception("parked %s: deciding it failed", origin(record))
-            self._park(record, "undecidable", f"{type(error).__name__}: {error}", outcomes)
+            _log.exception("parked %s: deciding it failed", origin(record), extra=place(record) | _ids(command))
+            if span is not None:
+                span.note(daybook__outcome="parked", daybook__code="undecidable")
+            self._park(record, "undecidable", f"{type(error).__name__}: {error}", outcomes, _ids(command))
+
+    def about(self, record: Message) -> dict[str, object]:
+        """What a log line about a record says in fields: its place and, where it can be decoded, whose it is."""
+        try:
+            return place(record) | _ids(self._codec.decode_command(record.value()))
+        except (Undecodable, RegistryUnavailable):
+            return place(record)
+
+    def _traced(self, tracer: Tracer, record: Message, command: AnyCommand, outcomes: Outcomes) -> Span | None:
+        """A span for a command that is traced."""
+        above = parent(headers(record))
+        if above is None:
+            return None
+        span = tracer.begin(
+            f"decide {type(command).__name__}",
+            "CONSUMER",
+            above,
+            messaging__system="kafka",
+            messaging__destination__name=str(record.topic()),
+            messaging__destination__partition__id=str(record.partition()),
+            messaging__kafka__offset=int(record.offset() or 0),
+            daybook__account_id=command.account_id,
+            daybook__command_id=command.command_id,
+            daybook__correlation_id=command.correlation_id or command.command_id,
+        )
+        outcomes.spans.append(span)
+        return span
 
     def _home(self, account_id: str, record: Message, overlay: Overlay) -> int:
         """The partition that an account lives in."""
@@ -97,14 +143,25 @@ class Handler:
             return here
         return partition_of(account_id, self._partitions)
 
-    def _answer(self, command: AnyCommand, partition: int, overlay: Overlay, now: int, outcomes: Outcomes) -> None:
+    def _answer(
+        self,
+        command: AnyCommand,
+        partition: int,
+        overlay: Overlay,
+        now: int,
+        outcomes: Outcomes,
+        span: Span | None,
+    ) -> None:
+        trace: Headers = [] if span is None else [(TRACEPARENT, span.traceparent)]
         key, asked = command_key(command.command_id), fingerprint(command)
         earlier = overlay.answer(key)
         if earlier is not None and earlier.fingerprint == asked:
-            again: Headers = [(FINGERPRINT_HEADER, asked), (REPLAYED_HEADER, b"1")]
+            again: Headers = [(FINGERPRINT_HEADER, asked), (REPLAYED_HEADER, b"1"), *trace]
             outcomes.outgoing.append(self._reply_record(command, partition, earlier.reply, again))
             outcomes.count("replayed")
+            _note(span, "replayed")
             return
+        outcomes.issued_us.append(command.issued_at)
         entry = overlay.entry(command.account_id)
         if earlier is not None:
             refusal = Rejection(
@@ -113,8 +170,8 @@ class Handler:
             )
             reply = self._encode_reply(command, entry, refusal, now)
             # Without a fingerprint, so that a restore does not take it for the id's first answer.
-            outcomes.outgoing.append(self._reply_record(command, partition, reply, None))
-            outcomes.count("refused", refusal.code)
+            outcomes.outgoing.append(self._reply_record(command, partition, reply, trace or None))
+            self._refused(command, refusal, outcomes, span)
             return
         if entry is not None:
             # Clocks differ between instances; within an account's stream time does not run backwards.
@@ -122,25 +179,48 @@ class Handler:
         decision = decide(entry.account if entry else None, command, now)
         events: list[Outgoing] = []
         if not isinstance(decision, Rejection) and decision:
-            entry, events = self._record(command, partition, entry, decision, now)
+            answered = len(outcomes.issued_us)
+            measured = answered <= _MEASURED or answered % _MEASURED_EVERY == 0
+            entry, events = self._record(command, partition, entry, decision, now, trace, measured=measured)
         reply = self._encode_reply(command, entry, decision, now)
         # Nothing can fail from here on: a command is either recorded and answered, or neither.
         if events and entry is not None:
             overlay.put(command.account_id, entry)
             outcomes.outgoing.extend(events)
         overlay.remember(key, Answer(reply, asked, now))
-        outcomes.outgoing.append(self._reply_record(command, partition, reply, [(FINGERPRINT_HEADER, asked)]))
+        outcomes.outgoing.append(self._reply_record(command, partition, reply, [(FINGERPRINT_HEADER, asked), *trace]))
         if isinstance(decision, Rejection):
-            outcomes.count("refused", decision.code)
+            self._refused(command, decision, outcomes, span)
         else:
             outcomes.count("accepted")
+            _note(span, "accepted")
+
+    def _refused(self, command: AnyCommand, refusal: Rejection, outcomes: Outcomes, span: Span | None) -> None:
+        outcomes.count("refused", refusal.code)
+        _note(span, "refused", refusal.code)
+        if _log.isEnabledFor(logging.DEBUG):
+            about = _ids(command) | {"code": str(refusal.code)}
+            _log.debug(
+                "refused command %s on account %s as %s: %s",
+                *(command.command_id, command.account_id, refusal.code, refusal.message),
+                extra=about,
+            )
 
     def _record(
-        self, command: AnyCommand, partition: int, entry: Entry | None, events: Sequence[Event], now: int
+        self,
+        command: AnyCommand,
+        partition: int,
+        entry: Entry | None,
+        events: Sequence[Event],
+        now: int,
+        trace: Headers,
+        *,
+        measured: bool,
     ) -> tuple[Entry, list[Outgoing]]:
         """The account after the events, and the events as records of its stream."""
         account, chain_hash = (entry.account, entry.chain_hash) if entry else (None, CHAIN_START)
         records = []
+        with_headers = [*trace, issued_at_header(command.issued_at)] if measured else trace or None
         for index, event in enumerate(events):
             account = evolve(account, event)
             common: dict[str, object] = {
@@ -157,7 +237,7 @@ class Handler:
             }
             value, chain_hash = self._codec.encode_event(event, common, chain_hash)
             key = event_key(command.account_id, account.sequence)
-            records.append(Outgoing(self._topics.events, partition, key, value))
+            records.append(Outgoing(self._topics.events, partition, key, value, with_headers))
         if account is None:
             raise ValueError("a decision without events changes nothing")
         return Entry(account, chain_hash, now), records
@@ -189,7 +269,14 @@ class Handler:
         outcomes.outgoing.append(Outgoing(self._topics.commands, home, record.key(), record.value(), headers(record)))
         outcomes.forwarded += 1
 
-    def _park(self, record: Message, reason: str, detail: str, outcomes: Outcomes) -> None:
+    def _park(
+        self,
+        record: Message,
+        reason: str,
+        detail: str,
+        outcomes: Outcomes,
+        ids: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
         """Keep a record that cannot be decided, byte for byte, with why and where it came from."""
         why: Headers = [
             *headers(record),
@@ -202,4 +289,19 @@ class Handler:
         ]
         outcomes.outgoing.append(Outgoing(self._topics.parked, _CLIENTS_PARTITIONER, record.key(), record.value(), why))
         outcomes.parked[reason] = outcomes.parked.get(reason, 0) + 1
-        _log.warning("parked %s as %s: %s", origin(record), reason, detail)
+        about = place(record) | {"reason": reason, **ids}
+        _log.warning("parked %s as %s: %s", origin(record), reason, detail, extra=about)
+
+
+def _ids(command: AnyCommand) -> dict[str, object]:
+    """Whose a command is, as the fields of a log line."""
+    return {
+        "account_id": command.account_id,
+        "command_id": command.command_id,
+        "correlation_id": command.correlation_id or command.command_id,
+    }
+
+
+def _note(span: Span | None, outcome: str, code: str = "") -> None:
+    if span is not None:
+        span.note(daybook__outcome=outcome, daybook__code=code)

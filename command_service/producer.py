@@ -13,7 +13,9 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from command_service import metrics
 from command_service.handler import Outgoing
+from command_service.vitals import Vitals
 from schemas.connections import Connections
+from schemas.telemetry.quiet import kafka_logger
 
 _log: Final = logging.getLogger(__name__)
 
@@ -45,11 +47,14 @@ class ProducerLost(Exception):
 class TransactionalProducer:
     """Sends batches under one transactional id. Its methods block; they are called by the loop's thread alone."""
 
-    def __init__(self, connections: Connections, transactional_id: str, stopping: threading.Event) -> None:
+    def __init__(
+        self, connections: Connections, transactional_id: str, stopping: threading.Event, vitals: Vitals
+    ) -> None:
         """`stopping` ends the repetition of calls that fail for the time being."""
         self._connections = connections
         self._transactional_id = transactional_id
         self._stopping = stopping
+        self._vitals = vitals
         self._calls = _Calls()
         self._suspect = False
         self._producer: Producer | None = None
@@ -85,7 +90,8 @@ class TransactionalProducer:
                 reconnect_backoff_ms=500,
                 reconnect_backoff_max_ms=2_000,
             )
-            | {"error_cb": self._on_error}
+            | {"error_cb": self._on_error},
+            logger=kafka_logger(),
         )
         self._repeat(lambda: producer.init_transactions(_CALL_TIMEOUT_S), _INIT_FOR_S)
         self._producer, self._suspect = producer, False
@@ -160,6 +166,7 @@ class TransactionalProducer:
         """
         deadline = time.monotonic() + for_s
         while True:
+            self._vitals.pulse.beat("a call of the transactional producer")
             try:
                 if self._calls.make(call):
                     return

@@ -19,6 +19,11 @@ def origin(record: Message) -> str:
     return f"{record.topic()} partition {record.partition()} offset {record.offset()}"
 
 
+def place(record: Message) -> dict[str, object]:
+    """Topic, partition and offset as the fields of a log line."""
+    return {"topic": record.topic(), "partition": record.partition(), "offset": record.offset()}
+
+
 def headers(record: Message) -> Headers:
     """A record's headers; in place of those whose names cannot be read, one that says so."""
     try:

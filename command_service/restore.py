@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, TopicPartition
@@ -19,6 +19,7 @@ from schemas.codec import ChainBroken, Codec, Undecodable
 from schemas.connections import Connections
 from schemas.events import CHAIN_START
 from schemas.offsets import offset_of
+from schemas.telemetry.quiet import kafka_logger
 from schemas.topics import FINGERPRINT_HEADER, Topics, parse_event_key
 
 _log: Final = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ after `transaction.timeout.ms` (10 s) and the broker's next look at timeouts (at
 _OFFSETS_AN_ANSWER: Final = 4
 _READ: Final = 10_000
 _READ_TIMEOUT_S: Final = 0.2
+
+Tell = Callable[[Mapping[int, int], Mapping[int, int]], None]
 
 UNREADABLE: Final = {KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError._AUTO_OFFSET_RESET}
 """Errors after which librdkafka stays where it is: the next record is never given out."""
@@ -53,13 +56,14 @@ def restore(
     new_answers: Callable[[], Answers],
     remembered_ms: int,
     keep_alive: Callable[[], None],
+    tell: Tell,
 ) -> dict[int, PartitionState]:
     """The state of each partition as of the end of its events, and its memory of command ids.
 
     The caller fetched the stable committed offsets before: whatever was committed by then lies before the high
     watermarks that are taken here, and the restore goes on until the read-committed position has reached them. This
     may block for as long as a dead owner's transaction is open. `keep_alive` is called several times a second; what
-    it raises ends the restore.
+    it raises ends the restore. `tell` is told for each partition how many offsets are left to read, and of how many.
 
     Raises:
         LogDamaged: a gap in an account's sequence, a broken chain, or a record that is not an event.
@@ -82,11 +86,13 @@ def restore(
             # The whole partition is read: fetch more at once than the defaults for tailing.
             fetch_max_bytes=50 * 1024 * 1024,
             queued_max_messages_kbytes=128 * 1024,
-        )
+        ),
+        logger=kafka_logger(),
     )
     try:
-        targets = _begin(connections, consumer, topics, states, remembered_ms)
-        _read_to(consumer, targets, reader, keep_alive)
+        targets, starts = _begin(connections, consumer, topics, states, remembered_ms)
+        progress = _Progress(consumer, targets, starts, states, tell)
+        _read_to(consumer, targets, reader, keep_alive, progress)
     finally:
         consumer.close()
     for state in states.values():
@@ -108,11 +114,11 @@ def _begin(
     topics: Topics,
     states: dict[int, PartitionState],
     remembered_ms: int,
-) -> dict[tuple[str, int], int]:
-    """Assign what is to be read, from where it is to be read, and return where each reading ends."""
+) -> tuple[dict[tuple[str, int], int], list[TopicPartition]]:
+    """Assign what is to be read, from where it is to be read, and return where each reading ends, and begins."""
     places = [TopicPartition(topic, p) for topic in (topics.events, topics.replies) for p in states]
     since_ms = max(0, time.time_ns() // 1_000_000 - remembered_ms)
-    with AdminClient(connections.kafka()) as admin:
+    with AdminClient(connections.kafka(), logger=kafka_logger()) as admin:
         # Of uncommitted reads: the watermark covers a transaction that is still open, whose outcome is waited for.
         ends = _offsets(admin, places, OffsetSpec.latest())
         begins = _offsets(admin, places, OffsetSpec.earliest())
@@ -129,7 +135,7 @@ def _begin(
             targets[where] = end
             starts.append(TopicPartition(place.topic, place.partition, begin))
     consumer.assign(starts)
-    return targets
+    return targets, starts
 
 
 def _first_reply(begin: int, end: int, recent: int, capacity: int) -> int:
@@ -148,13 +154,18 @@ def _offsets(admin: AdminClient, places: list[TopicPartition], spec: OffsetSpec)
 
 
 def _read_to(
-    consumer: Consumer, targets: dict[tuple[str, int], int], reader: _Reader, keep_alive: Callable[[], None]
+    consumer: Consumer,
+    targets: dict[tuple[str, int], int],
+    reader: _Reader,
+    keep_alive: Callable[[], None],
+    progress: _Progress,
 ) -> None:
     """Read every partition up to its target, which read-committed positions reach when no transaction below is open."""
     left = dict(targets)
     progress_at = time.monotonic()
     while left:
         keep_alive()
+        progress.tell()
         messages = consumer.consume(_READ, _READ_TIMEOUT_S)
         for message in messages:
             error = message.error()
@@ -176,6 +187,35 @@ def _read_to(
                 f"nothing came for {_SILENCE_TIMEOUT_S} s, but these have not been read to their ends: {left}. "
                 "Look for a transaction that stays open (`kafka-transactions.sh find-hanging`) or a broker that is down"
             )
+
+
+class _Progress:
+    """How far a restore has come, in offsets of events and replies together: both must be read."""
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        targets: Mapping[tuple[str, int], int],
+        starts: list[TopicPartition],
+        partitions: Iterable[int],
+        tell: Tell,
+    ) -> None:
+        self._consumer = consumer
+        self._targets = targets
+        self._starts = starts
+        self._tell = tell
+        self._total = dict.fromkeys(partitions, 0)
+        for place in starts:
+            self._total[place.partition] += targets[place.topic, place.partition] - place.offset
+
+    def tell(self) -> None:
+        """Look where the consumer stands, which is a question to the client's memory."""
+        left = dict.fromkeys(self._total, 0)
+        for begun, now in zip(self._starts, self._consumer.position(self._starts), strict=True):
+            # Negative until the first record has come.
+            at = max(begun.offset, now.offset)
+            left[begun.partition] += max(0, self._targets[begun.topic, begun.partition] - at)
+        self._tell(left, self._total)
 
 
 class _Reader:

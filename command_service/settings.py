@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from schemas.connections import LOG_LEVEL, EnvironmentSettings
+from schemas.connections import LOG_FORMAT, LOG_LEVEL, EnvironmentSettings
+from schemas.telemetry.endpoint import METRICS_HOST
 
 
 class Settings(EnvironmentSettings):
@@ -16,6 +19,10 @@ class Settings(EnvironmentSettings):
     instance: str = Field("0", pattern=r"[A-Za-z0-9_-]{1,64}")
     """The stable ordinal of this instance. A restarted instance fences what its predecessor left open; two that run at
     once must differ, or they fence each other."""
+
+    instances_dir: Path | None = None
+    """A folder that the instances of one machine share: each takes the lowest number that is free there, whatever
+    `instance` says."""
 
     batch: int = Field(5_000, ge=1, le=100_000)
     """The most commands in one transaction. A batch is what is there, so a lone command does not wait for others."""
@@ -30,6 +37,9 @@ class Settings(EnvironmentSettings):
     """The most command ids remembered for a partition, some 300 bytes each; the oldest are forgotten first."""
 
     metrics_port: int | None = Field(None, ge=1, le=65535)
-    """Where Prometheus metrics are served on loopback, if anywhere."""
+    """Where metrics, health and readiness are served, if anywhere."""
+
+    metrics_host: str = METRICS_HOST
 
     log_level: str = LOG_LEVEL
+    log_format: str = LOG_FORMAT

@@ -26,10 +26,12 @@ from command_service.handler import Handler, Outcomes
 from command_service.producer import ProducerLost, TransactionAborted, TransactionalProducer
 from command_service.records import origin
 from command_service.settings import Settings
+from command_service.vitals import Vitals
 from schemas.codec import Codec
 from schemas.commands import now_micros
 from schemas.connections import Connections
 from schemas.registry import RegistryUnavailable
+from schemas.telemetry.traces import Tracer
 
 _log: Final = logging.getLogger(__name__)
 
@@ -50,13 +52,24 @@ class TooManyFailures(Exception):
 class CommandService:
     """Decides the commands of the partitions that its consumer group gives it, until `stop`."""
 
-    def __init__(self, connections: Connections, settings: Settings, codec: Codec, partitions: int) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        settings: Settings,
+        codec: Codec,
+        partitions: int,
+        vitals: Vitals,
+        tracer: Tracer | None = None,
+    ) -> None:
         self._settings = settings
+        self._vitals = vitals
         self._stopping = threading.Event()
-        self._handler = Handler(codec, connections.topics, partitions, max_command_bytes=settings.max_command_bytes)
-        self._assignment = Assignment(connections, settings, codec, self._stopping)
+        self._handler = Handler(
+            codec, connections.topics, partitions, max_command_bytes=settings.max_command_bytes, tracer=tracer
+        )
+        self._assignment = Assignment(connections, settings, codec, self._stopping, vitals)
         self._producer = TransactionalProducer(
-            connections, connections.topics.transactional_id(settings.instance), self._stopping
+            connections, connections.topics.transactional_id(settings.instance), self._stopping, vitals
         )
         self._batch = settings.batch
         self._aborts = 0
@@ -75,7 +88,9 @@ class CommandService:
             KafkaException, ProducerLost: Kafka cannot be reached at the start, or not again.
         """
         try:
+            self._vitals.hindered("the transactional producer is being opened")
             self._producer.open()
+            self._vitals.hindered(None)
             self._assignment.subscribe()
             while not self._stopping.is_set():
                 try:
@@ -90,6 +105,7 @@ class CommandService:
             self._producer.close()
 
     def _step(self) -> None:
+        self._vitals.pulse.beat("taking commands")
         batch, group = self._assignment.take(self._batch)
         if not batch:
             return
@@ -114,11 +130,16 @@ class CommandService:
             try:
                 with metrics.TRANSACTION.time():
                     self._producer.transact(outcomes.outgoing, places, group)
-            except TransactionAborted as error:
+            except (TransactionAborted, ProducerLost) as error:
+                for span in outcomes.spans:
+                    span.end(str(error))
+                if isinstance(error, ProducerLost):
+                    raise
                 self._decide_again(batch, error)
                 return
             self._assignment.advance(offsets)
             self._batch, self._aborts = self._settings.batch, 0
+            self._vitals.committed()
             for partition, overlay in overlays.items():
                 self._tell_forgotten(overlay.commit(now))
                 metrics.ACCOUNTS.labels(partition).set(len(self._assignment.states[partition].entries))
@@ -129,8 +150,10 @@ class CommandService:
     def _decide_again(self, batch: list[Message], error: TransactionAborted) -> None:
         """Read an aborted batch again, in smaller parts, in case one record of it is what cannot be sent."""
         self._aborts += 1
+        self._vitals.failed(str(error))
         first = origin(batch[0])
-        _log.warning("aborted %d commands from %s on, to be decided again: %s", len(batch), first, error)
+        about = self._handler.about(batch[0]) | {"commands": len(batch), "offsets": _spans_of(batch)}
+        _log.warning("aborted %d commands from %s on, to be decided again: %s", len(batch), first, error, extra=about)
         if self._aborts >= _ABORTS:
             raise TooManyFailures(
                 f"{first}: what this command leads to could not be written in {_ABORTS} attempts, the last time for: "
@@ -144,6 +167,7 @@ class CommandService:
     def _start_anew(self, cause: Exception) -> None:
         """Give all partitions back and take them anew, with a new producer."""
         self._lost_at.append(time.monotonic())
+        self._vitals.failed(str(cause))
         if len(self._lost_at) == _FAILURES and self._lost_at[-1] - self._lost_at[0] < _FAILURES_WITHIN_S:
             raise TooManyFailures(
                 f"{_FAILURES} times within {self._lost_at[-1] - self._lost_at[0]:.0f} s all had to begin anew, at "
@@ -170,8 +194,20 @@ class CommandService:
             )
 
 
+def _spans_of(batch: list[Message]) -> dict[str, list[int]]:
+    """The first and the last offset of each partition in a batch, as a log line's field."""
+    spans: dict[str, list[int]] = {}
+    for message in batch:
+        offset = int(message.offset() or 0)
+        spans.setdefault(str(message.partition()), [offset, offset])[1] = offset
+    return spans
+
+
 def _publish(outcomes: Outcomes) -> None:
     """Count what is committed."""
+    metrics.ISSUED_TO_COMMITTED.observe_since(outcomes.issued_us, now_micros())
+    for span in outcomes.spans:
+        span.end()
     metrics.BATCH.observe(outcomes.forwarded + sum(outcomes.answered.values()) + sum(outcomes.parked.values()))
     for (outcome, code), count in outcomes.answered.items():
         metrics.COMMANDS.labels(outcome, code).inc(count)

@@ -13,6 +13,7 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from daybook.errors import Unreachable
 from schemas.connections import Connections, NotConfigured
+from schemas.login import is_refusal, told
 from schemas.offsets import offset_of
 
 LOG: Final = logging.getLogger("daybook.kafka")
@@ -51,6 +52,7 @@ class Health:
 
     def __init__(self) -> None:
         self.fatal: str | None = None
+        self.refused = False
         self._is_down = False
         self._last = "no broker answers"
 
@@ -69,7 +71,8 @@ class Health:
             # The reason comes separately, before or after.
             self._is_down = True
         else:
-            self._last = error.str()
+            self._last = told(error)
+            self.refused = self.refused or is_refusal(error)
 
 
 def unreachable(connections: Connections, why: str) -> Unreachable:
@@ -123,13 +126,21 @@ def _partitions(source: Consumer, topic: str, connections: Connections, health: 
             now = time.monotonic()
             if now >= deadline or (health.down is not None and now - began >= _GIVE_UP_S):
                 why = health.down or error.args[0].str()
-                raise unreachable(
-                    connections, f"{why}; is Kafka running (`daybook stack up` starts one here)?"
-                ) from error
+                hint = "" if health.refused else "; is Kafka running (`daybook stack up` starts one here)?"
+                if not health.refused and connections.kafka_sasl_mechanism is None:
+                    # Brokers that want a login close such a connection without a word.
+                    hint += " If it wants a login, set DAYBOOK_KAFKA_SECURITY_PROTOCOL and DAYBOOK_KAFKA_SASL_..."
+                raise unreachable(connections, f"{why}{hint}") from error
             continue
         health.is_up()
         if found.error is None:
             return len(found.partitions)
+        if found.error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            raise unreachable(
+                connections,
+                f"{connections.kafka_sasl_username or 'nobody'} may not read topic {topic}, or it is not there; "
+                "DAYBOOK_KAFKA_SASL_USERNAME says who asks, and docs/SECURITY.md who may what",
+            )
         if not found.error.retriable() or found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             why = f"topic {topic}: {found.error.str()}; `daybook deploy apply` creates Daybook's topics"
             raise unreachable(connections, why)

@@ -24,6 +24,7 @@ from schemas.codec import Codec, Undecodable
 from schemas.commands import AnyCommand, CommandReply
 from schemas.connections import Connections
 from schemas.registry import RegistryUnavailable, SchemaNotRegistered
+from schemas.telemetry import traces
 from schemas.topics import REPLAYED_HEADER
 
 
@@ -39,9 +40,13 @@ class Answer:
 Outcomes = SimpleQueue[Answer | DaybookError]
 """Where a command's outcome is put: its answer, or why there will be none."""
 
+Headers = list[tuple[str, str | bytes | None]]
+
 _OnDelivery = Callable[[KafkaError | None, Message], None]
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+_LEFT: Final = "nobody waits for the reply any more"
 
 _SAFE: Final = "giving them again under the same command ids is safe"
 
@@ -79,6 +84,7 @@ class Link:
         self._codec = Codec(self._registry)
         self._looked_up: set[type[AnyCommand]] = set()
         self._waiting: dict[bytes, tuple[Outcomes, ...]] = {}
+        self._spans: dict[bytes, list[traces.Span]] = {}
         self._lock = Lock()
         self._closing = False
         self.broken: str | None = None
@@ -86,6 +92,7 @@ class Link:
         try:
             self._consumer.assign(self._ends(deadline))
             self._producer = self._new_producer(timeout_s)
+            self._tracer = traces.tracer("daybook-client")
         except BaseException:
             self._consumer.close()
             self._registry.close()
@@ -111,10 +118,11 @@ class Link:
             if self.broken is not None:
                 raise self._unreachable(self.broken)
             self._waiting[key] = (*self._waiting.get(key, ()), outcomes)
+        headers = None if self._tracer is None else self._trace(self._tracer, command)
         try:
-            self._produce(command, value, partial(self._on_failure, key, outcomes), deadline)
-        except BaseException:
-            self.withdraw(key, outcomes)
+            self._produce(command, value, headers, partial(self._on_failure, key, outcomes), deadline)
+        except BaseException as error:
+            self.withdraw(key, outcomes, str(error) or type(error).__name__)
             raise
 
     def forget(self, outcomes: Outcomes) -> list[str]:
@@ -122,17 +130,17 @@ class Link:
         with self._lock:
             keys = [key for key, waiting in self._waiting.items() if outcomes in waiting]
             for key in keys:
-                self._keep(key, tuple(other for other in self._waiting[key] if other is not outcomes))
+                self._keep(key, tuple(other for other in self._waiting[key] if other is not outcomes), _LEFT)
         return [key.decode() for key in keys]
 
-    def withdraw(self, key: bytes, outcomes: Outcomes) -> bool:
-        """Wait no longer for one command, whose id is `key`. False when nothing is owed."""
+    def withdraw(self, key: bytes, outcomes: Outcomes, why: str = _LEFT) -> bool:
+        """Wait no longer for one command, whose id is `key`. False when nothing is owed. Its trace tells why."""
         with self._lock:
             waiting = list(self._waiting.get(key, ()))
             if outcomes not in waiting:
                 return False
             waiting.remove(outcomes)
-            self._keep(key, tuple(waiting))
+            self._keep(key, tuple(waiting), why)
             return True
 
     def why_silent(self) -> Unreachable | None:
@@ -151,6 +159,8 @@ class Link:
         if not self._thread.is_alive():
             self._consumer.close()
             self._registry.close()
+        if self._tracer is not None:
+            self._tracer.close()
 
     def _ends(self, deadline: float) -> list[TopicPartition]:
         topics = (self._topics.commands, self._topics.replies)
@@ -189,11 +199,32 @@ class Link:
         more = {"delivery.report.only.error": True, "error_cb": self._health.on_error}
         return Producer({**config, **more}, logger=kafka.LOG)
 
-    def _produce(self, command: AnyCommand, value: bytes, on_failure: _OnDelivery, deadline: float) -> None:
+    def _trace(self, tracer: traces.Tracer, command: AnyCommand) -> Headers | None:
+        """Begin the command's span, if it is sampled, and return what tells the service of it."""
+        span = tracer.begin(
+            f"{type(command).__name__}",
+            "CLIENT",
+            messaging__system="kafka",
+            messaging__destination__name=self._topics.commands,
+            daybook__account_id=command.account_id,
+            daybook__command_id=command.command_id,
+            daybook__correlation_id=command.correlation_id or command.command_id,
+        )
+        above = span.traceparent
+        if above is None:
+            return None
+        with self._lock:
+            # Of several that sent the same command, the spans end together, when nobody waits any more.
+            self._spans.setdefault(command.command_id.encode(), []).append(span)
+        return [(traces.TRACEPARENT, above)]
+
+    def _produce(
+        self, command: AnyCommand, value: bytes, headers: Headers | None, on_failure: _OnDelivery, deadline: float
+    ) -> None:
         key = command.account_id.encode()
         while True:
             try:
-                self._producer.produce(self._topics.commands, value, key, on_delivery=on_failure)
+                self._producer.produce(self._topics.commands, value, key, on_delivery=on_failure, headers=headers)
             except BufferError as error:
                 if time.monotonic() >= deadline:
                     why = self._health.down or "the queue of commands has been full for too long"
@@ -254,7 +285,7 @@ class Link:
             return waiting[0]
 
     def _on_failure(self, key: bytes, outcomes: Outcomes, error: KafkaError | None, _: Message) -> None:
-        if error is None or not self.withdraw(key, outcomes):
+        if error is None or not self.withdraw(key, outcomes, error.str()):
             return
         if error.code() in (KafkaError._MSG_TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
             why = self._health.down or error.str()
@@ -262,11 +293,13 @@ class Link:
         else:
             outcomes.put(NotTaken(key.decode(), error.str()))
 
-    def _keep(self, key: bytes, waiting: tuple[Outcomes, ...]) -> None:
+    def _keep(self, key: bytes, waiting: tuple[Outcomes, ...], error: str | None = None) -> None:
         if waiting:
             self._waiting[key] = waiting
         else:
             self._waiting.pop(key, None)
+            for span in self._spans.pop(key, ()):
+                span.end(error)
 
     def _break(self, why: str) -> None:
         with self._lock:
@@ -274,6 +307,10 @@ class Link:
                 self.broken = why
             abandoned = list(self._waiting.values())
             self._waiting.clear()
+            for spans in self._spans.values():
+                for span in spans:
+                    span.end(why)
+            self._spans.clear()
         for waiting in abandoned:
             for outcomes in waiting:
                 outcomes.put(self._unreachable(why))

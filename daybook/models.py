@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from redis import Redis
 from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
@@ -164,7 +164,7 @@ class Balances:
         try:
             yield
         except RedisError as error:
-            raise Unreachable("Redis", self._address, f"balances could not be read: {error}") from error
+            raise Unreachable("Redis", self._address, f"balances could not be read: {told(error)}") from error
 
 
 def connect(url: str, timeout_s: float) -> Redis:
@@ -178,6 +178,12 @@ def connect(url: str, timeout_s: float) -> Redis:
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), _RECONNECTS, supported_errors=(RedisConnectionError,)),
     )
+
+
+def told(error: RedisError) -> str:
+    """What went wrong, in words; of a refused login also what to look at."""
+    hint = "it refuses the credentials of DAYBOOK_REDIS_URL: " if isinstance(error, AuthenticationError) else ""
+    return f"{hint}{error}"
 
 
 def address(url: str) -> str:

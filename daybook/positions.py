@@ -52,7 +52,7 @@ def position(connections: Connections, model: str, partitions: Collection[int], 
 def _balances(connections: Connections, timeout_s: float) -> Position:
     from redis.exceptions import RedisError  # noqa: PLC0415
 
-    from daybook.models import address, connect  # noqa: PLC0415
+    from daybook.models import address, connect, told  # noqa: PLC0415
 
     url = connections.redis()
     try:
@@ -65,7 +65,7 @@ def _balances(connections: Connections, timeout_s: float) -> Position:
             # The client was told to decode: its types allow for one that was not.
             found = {str(name): str(value) for name, value in redis.hgetall(BALANCES_CHECKPOINT_KEY).items()}
         except RedisError as error:
-            raise Unreachable("Redis", where, str(error)) from error
+            raise Unreachable("Redis", where, told(error)) from error
     log = found.pop("log", None)
     return Position(log, _offsets(found, f"{BALANCES_CHECKPOINT_KEY} in Redis at {where}"))
 

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from elastic_transport import ConnectionTimeout, TransportError
-from elasticsearch import ApiError, Elasticsearch, NotFoundError
+from elasticsearch import ApiError, AuthenticationException, Elasticsearch, NotFoundError
 
 from daybook.errors import AccountUnknown, InvalidSearch, ModelMissing, ReadTimeout, Unreachable, UnreadableRecord
 from daybook.waiting import looks
@@ -321,6 +321,9 @@ def answering(where: str, index: str) -> Iterator[None]:
         yield
     except NotFoundError as error:
         raise missing_index(where, index) from error
+    except AuthenticationException as error:
+        why = "it refuses the credentials: check DAYBOOK_ELASTICSEARCH_USERNAME and _PASSWORD, or _API_KEY"
+        raise Unreachable(SERVER, where, f"{index} could not be read: {why}") from error
     except ApiError as error:
         raise Unreachable(SERVER, where, f"{index} could not be read: {error.meta.status} {error.message}") from error
     except TransportError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -105,7 +107,17 @@ def programs(only: Collection[str]) -> tuple[Program, ...]:
 
 
 def _to_stderr(name: str, line: str) -> None:
-    print(f"{name:<15} | {line}", file=sys.stderr, flush=True)
+    """A program's line under its name; where logs are JSON, as JSON, whoever printed it."""
+    if os.environ.get("DAYBOOK_LOG_FORMAT") != "json":
+        shown = f"{name:<15} | {line}"
+    elif line.startswith("{"):
+        # It says itself which service it is from.
+        shown = line
+    else:
+        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        about = {"timestamp": at, "level": "info", "logger": "daybook.run", "event": line, "service": name}
+        shown = json.dumps(about, ensure_ascii=False)
+    print(shown, file=sys.stderr, flush=True)
 
 
 class Supervisor:

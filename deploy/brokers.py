@@ -1,4 +1,4 @@
-"""The topics of a Kafka cluster: as found, compared with what is wanted, and brought there."""
+"""A Kafka cluster: its topics, credentials and access rights as found, and brought to what is wanted."""
 
 from __future__ import annotations
 
@@ -7,19 +7,30 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast, get_args
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import (
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
     AdminClient,
     AlterConfigOpType,
     ClusterMetadata,
     ConfigEntry,
     ConfigResource,
     NewTopic,
+    ResourcePatternType,
     ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialAlteration,
+    UserScramCredentialsDescription,
+    UserScramCredentialUpsertion,
 )
 
+from deploy.access.kafka import Acl, Operation, Resource
 from deploy.differences import (
     MissingTopic,
     PartitionCountDiffers,
@@ -29,6 +40,7 @@ from deploy.differences import (
 from deploy.errors import DeployError, Refused, Unreachable
 from deploy.wanted import MAX_DEFAULT_REPLICATION, TopicDefinition
 from schemas.connections import Connections
+from schemas.login import is_refusal, told
 
 _LOG: Final = logging.getLogger("deploy.kafka")
 _LOG.addHandler(logging.NullHandler())
@@ -49,6 +61,31 @@ _NOBODY_ANSWERS: Final = {
     KafkaError._TIMED_OUT,
     KafkaError._RESOLVE,
 }
+
+_SCRAM_ITERATIONS: Final = 8192
+"""Twice the least that Kafka accepts. It is worked through at each connection; passwords are random, not guessable."""
+
+_LOGIN_LOOK_S: Final = 0.2
+
+_NOT_ALLOWED: Final = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+}
+
+_USER: Final = "User:"
+# The stub does not know that None stands for any.
+_ANY: Final = cast(str, None)
+_ANY_ACL: Final = AclBindingFilter(
+    ResourceType.ANY, _ANY, ResourcePatternType.ANY, _ANY, _ANY, AclOperation.ANY, AclPermissionType.ANY
+)
+_RESOURCES: Final[Mapping[object, Resource]] = {
+    ResourceType.TOPIC: "topic",
+    ResourceType.GROUP: "group",
+    ResourceType.TRANSACTIONAL_ID: "transactional_id",
+    ResourceType.BROKER: "cluster",
+}
+_OPERATIONS: Final[Mapping[object, Operation]] = {AclOperation[name.upper()]: name for name in get_args(Operation)}
 
 T = TypeVar("T")
 
@@ -77,9 +114,11 @@ class Brokers:
     """
 
     def __init__(self, connections: Connections) -> None:
+        self._connections = connections
         self._address = connections.kafka_bootstrap
         self._all_down = False
         self._why_down: str | None = None
+        self._not_let_in: str | None = None
         # The client's types know of no callbacks.
         config: dict[str, Any] = {**connections.kafka(), "error_cb": self._on_error}
         self._client = AdminClient(config, logger=_LOG)
@@ -133,6 +172,85 @@ class Brokers:
         for resource, future in futures.items():
             self._result(future, f"the configuration of topic {resource.name} could not be set")
 
+    def scram_users(self) -> frozenset[str]:
+        """Who has a credential for SCRAM-SHA-512."""
+        # Asked for everybody's, it gives one future; asked for some, one for each.
+        future = cast(
+            "Future[dict[str, UserScramCredentialsDescription]]",
+            self._client.describe_user_scram_credentials(request_timeout=_TIMEOUT_S),
+        )
+        found = self._result(future, "the credentials could not be listed")
+        return frozenset(
+            name
+            for name, one in found.items()
+            if any(info.mechanism == ScramMechanism.SCRAM_SHA_512 for info in one.scram_credential_infos)
+        )
+
+    def refused(self, passwords: Mapping[str, str]) -> frozenset[str]:
+        """Which of these users Kafka does not let in with their password.
+
+        Nothing but a login tells: Kafka keeps no password, and shows nobody what it keeps instead.
+        """
+        waiting = {name: _Login(self._connections, name, password) for name, password in passwords.items()}
+        deadline = time.monotonic() + _TIMEOUT_S
+        refused: set[str] = set()
+        while waiting:
+            for name, login in list(waiting.items()):
+                outcome = login.outcome()
+                if outcome is not None:
+                    del waiting[name]
+                    if not outcome:
+                        refused.add(name)
+            if waiting and time.monotonic() > deadline:
+                raise Unreachable(
+                    "Kafka", self._address, f"nobody was told whether {', '.join(waiting)} may log in; try again"
+                )
+            time.sleep(_INTERVAL_S)
+        return frozenset(refused)
+
+    def set_passwords(self, passwords: Mapping[str, str]) -> None:
+        """Make or change credentials for SCRAM-SHA-512."""
+        info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, _SCRAM_ITERATIONS)
+        # Its stub wants the base class by name.
+        changes: list[UserScramCredentialAlteration] = [
+            UserScramCredentialUpsertion(name, info, password.encode()) for name, password in passwords.items()
+        ]
+        futures = self._client.alter_user_scram_credentials(changes, request_timeout=_TIMEOUT_S)
+        for name, future in futures.items():
+            self._result(future, f"the password of {name} could not be set")
+
+    def acls(self) -> frozenset[Acl]:
+        """All access rights that there are. Of kinds that Daybook does not use, none."""
+        future = self._client.describe_acls(_ANY_ACL, request_timeout=_TIMEOUT_S)
+        found = self._result(
+            future, "the access rights could not be listed (a broker knows some only if authorizer.class.name is set)"
+        )
+        return frozenset(acl for binding in found if (acl := _acl(binding)) is not None)
+
+    def allow(self, acls: Sequence[Acl]) -> None:
+        """Give access rights."""
+        futures = self._client.create_acls([_binding(acl) for acl in acls], request_timeout=_TIMEOUT_S)
+        for binding, future in futures.items():
+            self._result(future, f"the right to {_acl(binding)} could not be given to {binding.principal}")
+
+    def disallow(self, acls: Sequence[Acl]) -> None:
+        """Take access rights away."""
+        filters = [
+            AclBindingFilter(
+                one.restype,
+                one.name,
+                one.resource_pattern_type,
+                one.principal,
+                one.host,
+                one.operation,
+                one.permission_type,
+            )
+            for one in map(_binding, acls)
+        ]
+        futures = self._client.delete_acls(filters, request_timeout=_TIMEOUT_S)
+        for wanted, future in futures.items():
+            self._result(future, f"a right to {wanted.name} could not be taken away from {wanted.principal}")
+
     def _configs(self, names: Sequence[str]) -> Mapping[str, Mapping[str, str | None]]:
         if not names:
             return {}
@@ -151,9 +269,9 @@ class Brokers:
                 # Asked for by name, a missing topic would be created by a broker that is set to do so.
                 metadata = self._client.list_topics(timeout=_ATTEMPT_S)
             except KafkaException as error:
-                told = self._told_apart(error, "the topics could not be listed")
-                if self._all_down or time.monotonic() > deadline or not isinstance(told, Unreachable):
-                    raise told from error
+                problem = self._told_apart(error, "the topics could not be listed")
+                if self._all_down or time.monotonic() > deadline or not isinstance(problem, Unreachable):
+                    raise problem from error
             else:
                 self._all_down = False
                 return metadata
@@ -194,6 +312,14 @@ class Brokers:
         reason: KafkaError = error.args[0]
         # The error callback, which knows more than "timed out", is called here.
         self._client.poll(0)
+        if self._not_let_in is not None:
+            return Refused(f"Kafka at {self._address} does not let us in: {self._not_let_in}")
+        if reason.code() in _NOT_ALLOWED:
+            # Kafka's own text for it may be a page about the request.
+            return Refused(
+                f"{what}: Kafka at {self._address} does not allow it to {self._connections.kafka_sasl_username}; "
+                "log in as its administrator (DAYBOOK_KAFKA_SASL_USERNAME), who alone may deploy"
+            )
         if reason.code() in _NOBODY_ANSWERS:
             why = self._why_down or reason.str()
             return Unreachable("Kafka", self._address, f"{why}; is it running (`daybook stack up` starts one here)?")
@@ -202,8 +328,67 @@ class Brokers:
     def _on_error(self, error: KafkaError) -> None:
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self._all_down = True
+        elif is_refusal(error):
+            self._not_let_in = told(error)
         else:
             self._why_down = error.str()
+
+
+class _Login:
+    """An attempt to log in, in the background."""
+
+    def __init__(self, connections: Connections, user: str, password: str) -> None:
+        self._refused = False
+        config: dict[str, Any] = {
+            **connections.kafka(),
+            "sasl.mechanism": "SCRAM-SHA-512",
+            "sasl.username": user,
+            "sasl.password": password,
+            "error_cb": self._on_error,
+        }
+        self._client = AdminClient(config, logger=_LOG)
+
+    def outcome(self) -> bool | None:
+        """Whether it was let in; None while that is open. Blocks for a moment."""
+        try:
+            # Whoever is let in is answered, and told of the topics that he may see.
+            self._client.list_topics(timeout=_LOGIN_LOOK_S)
+        except KafkaException:
+            self._client.poll(0)
+            return False if self._refused else None
+        return True
+
+    def _on_error(self, error: KafkaError) -> None:
+        self._refused = self._refused or is_refusal(error)
+
+
+def _acl(binding: AclBinding) -> Acl | None:
+    resource = _RESOURCES.get(binding.restype)
+    operation = _OPERATIONS.get(binding.operation)
+    if resource is None or operation is None or not binding.principal.startswith(_USER):
+        return None
+    return Acl(
+        binding.principal.removeprefix(_USER),
+        operation,
+        resource,
+        binding.name,
+        binding.resource_pattern_type == ResourcePatternType.PREFIXED,
+        binding.permission_type == AclPermissionType.ALLOW,
+        binding.host,
+    )
+
+
+def _binding(acl: Acl) -> AclBinding:
+    return AclBinding(
+        # Kafka's cluster is what the client library calls a broker.
+        ResourceType.BROKER if acl.resource == "cluster" else ResourceType[acl.resource.upper()],
+        acl.name,
+        ResourcePatternType.PREFIXED if acl.is_prefix else ResourcePatternType.LITERAL,
+        f"{_USER}{acl.principal}",
+        acl.host,
+        AclOperation[acl.operation.upper()],
+        AclPermissionType.ALLOW if acl.allows else AclPermissionType.DENY,
+    )
 
 
 def compared(

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Final, assert_never
 
+from deploy.access.compared import compared_credentials, compared_rights
+from deploy.access.kafka import wanted_acls
+from deploy.access.principals import ADMIN, SCRAM_PRINCIPALS
 from deploy.brokers import Brokers, FoundCluster, compared
 from deploy.differences import (
+    AccessDiffers,
     Applicable,
     CompatibilityDiffers,
+    DenyingAcl,
     Difference,
     IncompatibleSchema,
     IndexFieldDiffers,
     IndexLacksField,
+    MissingCredential,
+    MissingRights,
     MissingSchema,
     MissingSubject,
     MissingTemplate,
@@ -23,6 +30,8 @@ from deploy.differences import (
     ReplicationDiffers,
     TemplateDiffers,
     TopicConfigDiffers,
+    UnwantedRights,
+    WrongCredential,
 )
 from deploy.elasticsearch import SearchIndices
 from deploy.errors import Refused
@@ -47,20 +56,25 @@ class _Servers:
 
 
 def plan(
-    connections: Connections, *, partitions: int | None = None, replication: int | None = None
+    connections: Connections,
+    *,
+    partitions: int | None = None,
+    replication: int | None = None,
+    passwords: Mapping[str, str] | None = None,
 ) -> list[Difference]:
     """How the servers differ from what is wanted, in the order in which to put it right. Changes nothing.
 
     Args:
         partitions: how many each topic should have; without it, as many as an existing ledger has, or six.
         replication: how many replicas each topic should have; without it three, or as many as there are brokers.
+        passwords: those of the principals, by name; without them, credentials and access rights are left alone.
 
     Raises:
         Unreachable: Kafka, the registry or Elasticsearch did not answer.
         Refused: one of them turned a question down.
     """
     with ExitStack() as cleanup:
-        return _plan(_servers(connections, cleanup), connections, partitions, replication)
+        return _plan(_servers(connections, cleanup), connections, partitions, replication, passwords)
 
 
 def apply(
@@ -68,6 +82,7 @@ def apply(
     *,
     partitions: int | None = None,
     replication: int | None = None,
+    passwords: Mapping[str, str] | None = None,
     applied: Callable[[Applicable], None] = lambda _: None,
 ) -> list[Difference]:
     """Bring the servers to what is wanted, and return how they differed. May be repeated, also after a failure.
@@ -82,10 +97,34 @@ def apply(
     """
     with ExitStack() as cleanup:
         servers = _servers(connections, cleanup)
-        differences = _plan(servers, connections, partitions, replication)
+        differences = _plan(servers, connections, partitions, replication, passwords)
         refuse(differences)
-        _apply(differences, servers, applied)
+        _apply(differences, servers, passwords or {}, applied)
     return differences
+
+
+def plan_access(connections: Connections, passwords: Mapping[str, str]) -> list[Difference]:
+    """How Kafka's credentials and access rights differ from what is wanted. Changes nothing; raises as `plan` does."""
+    return list(_plan_access(Brokers(connections), connections, passwords))
+
+
+def apply_access(
+    connections: Connections,
+    passwords: Mapping[str, str],
+    *,
+    applied: Callable[[Applicable], None] = lambda _: None,
+) -> list[Difference]:
+    """Bring Kafka's credentials and access rights to what is wanted, as `apply` does, but nothing else.
+
+    It needs Kafka alone: the registry cannot start before it may log in there.
+    """
+    brokers = Brokers(connections)
+    differences = _plan_access(brokers, connections, passwords)
+    for difference in differences:
+        if not isinstance(difference, DenyingAcl):
+            _bring_access(difference, brokers, passwords)
+            applied(difference)
+    return list(differences)
 
 
 def refuse(differences: Sequence[Difference]) -> None:
@@ -104,7 +143,11 @@ def _servers(connections: Connections, cleanup: ExitStack) -> _Servers:
 
 
 def _plan(
-    servers: _Servers, connections: Connections, partitions: int | None, replication: int | None
+    servers: _Servers,
+    connections: Connections,
+    partitions: int | None,
+    replication: int | None,
+    passwords: Mapping[str, str] | None,
 ) -> list[Difference]:
     topics = connections.topics
     found = servers.brokers.found([topic.name for topic in topic_definitions(topics, DEFAULT_PARTITIONS)])
@@ -120,7 +163,32 @@ def _plan(
     ]
     if servers.search is not None:
         differences += servers.search.compared(template_definitions(connections.indices))
-    return differences
+    if passwords is None:
+        return differences
+    access = _plan_access(servers.brokers, connections, passwords)
+    # Last, since nothing that is done before must have to log in anew.
+    own = [one for one in access if isinstance(one, MissingCredential | WrongCredential) and one.principal == ADMIN]
+    return [*(one for one in access if one not in own), *differences, *own]
+
+
+def _plan_access(
+    brokers: Brokers, connections: Connections, passwords: Mapping[str, str]
+) -> list[AccessDiffers | DenyingAcl]:
+    if not connections.kafka_security_protocol.startswith("SASL"):
+        raise Refused(
+            f"passwords are given, but Kafka at {connections.kafka_bootstrap} is talked to by "
+            f"{connections.kafka_security_protocol}, where nobody logs in with one: set "
+            "DAYBOOK_KAFKA_SECURITY_PROTOCOL and DAYBOOK_KAFKA_SASL_*, or leave the passwords out"
+        )
+    known = brokers.scram_users()
+    ours = {name: passwords[name] for name in SCRAM_PRINCIPALS if name in passwords}
+    refused = brokers.refused({name: password for name, password in ours.items() if name in known})
+    credentials = list(compared_credentials(ours, known, refused))
+    return [
+        *compared_rights(wanted_acls(connections.topics), brokers.acls()),
+        *(one for one in credentials if one.principal != ADMIN),
+        *(one for one in credentials if one.principal == ADMIN),
+    ]
 
 
 def _partitions(connections: Connections, found: FoundCluster) -> int:
@@ -131,7 +199,12 @@ def _partitions(connections: Connections, found: FoundCluster) -> int:
     return DEFAULT_PARTITIONS
 
 
-def _apply(differences: Sequence[Difference], servers: _Servers, applied: Callable[[Applicable], None]) -> None:
+def _apply(
+    differences: Sequence[Difference],
+    servers: _Servers,
+    passwords: Mapping[str, str],
+    applied: Callable[[Applicable], None],
+) -> None:
     brokers, subjects = servers.brokers, servers.subjects
     # One request each for all topics and for all settings; the order of the others is that of the plan.
     missing = [one for one in differences if isinstance(one, MissingTopic)]
@@ -154,8 +227,28 @@ def _apply(differences: Sequence[Difference], servers: _Servers, applied: Callab
                 # Without Elasticsearch there is no such difference.
                 if servers.search is not None:
                     servers.search.bring(difference)
-            case ReplicationDiffers() | IndexFieldDiffers() | PartitionCountDiffers() | IncompatibleSchema():
+            case MissingRights() | UnwantedRights() | MissingCredential() | WrongCredential():
+                _bring_access(difference, brokers, passwords)
+            case (
+                ReplicationDiffers()
+                | IndexFieldDiffers()
+                | DenyingAcl()
+                | PartitionCountDiffers()
+                | IncompatibleSchema()
+            ):
                 continue
             case _:
                 assert_never(difference)
         applied(difference)
+
+
+def _bring_access(difference: AccessDiffers, brokers: Brokers, passwords: Mapping[str, str]) -> None:
+    match difference:
+        case MissingRights():
+            brokers.allow(difference.acls)
+        case UnwantedRights():
+            brokers.disallow(difference.acls)
+        case MissingCredential() | WrongCredential():
+            brokers.set_passwords({difference.principal: passwords[difference.principal]})
+        case _:
+            assert_never(difference)

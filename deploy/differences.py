@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from deploy.access.kafka import EVERYBODY, Acl
 from deploy.indices import TemplateDefinition
 from deploy.wanted import COMPATIBILITY, SubjectDefinition, TopicDefinition
 from schemas.codec import ReleasedSchema
@@ -201,10 +202,89 @@ class IndexFieldDiffers:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class MissingCredential:
+    principal: str
+
+    @property
+    def problem(self) -> str:
+        return f"principal {self.principal} has no credential in Kafka"
+
+    @property
+    def remedy(self) -> str:
+        return "made"
+
+
+@dataclass(frozen=True, slots=True)
+class WrongCredential:
+    """Kafka tells nobody a password; so this is known by logging in with the one that is wanted."""
+
+    principal: str
+
+    @property
+    def problem(self) -> str:
+        return f"principal {self.principal} has another password in Kafka"
+
+    @property
+    def remedy(self) -> str:
+        return "changed"
+
+
+@dataclass(frozen=True, slots=True)
+class MissingRights:
+    principal: str
+    acls: tuple[Acl, ...]
+
+    @property
+    def problem(self) -> str:
+        return f"principal {self.principal} lacks rights in Kafka: {_listed(self.acls)}"
+
+    @property
+    def remedy(self) -> str:
+        return "given"
+
+
+@dataclass(frozen=True, slots=True)
+class UnwantedRights:
+    """Of a principal of ours, or of everybody, on what this ledger has."""
+
+    principal: str
+    acls: tuple[Acl, ...]
+
+    @property
+    def problem(self) -> str:
+        who = "everybody" if self.principal == EVERYBODY else f"principal {self.principal}"
+        return f"{who} has rights in Kafka that it should not have: {_listed(self.acls)}"
+
+    @property
+    def remedy(self) -> str:
+        return "taken away"
+
+
+@dataclass(frozen=True, slots=True)
+class DenyingAcl:
+    """Reported and left: somebody keeps a principal out on purpose."""
+
+    principal: str
+    acl: Acl
+
+    @property
+    def problem(self) -> str:
+        return (
+            f"principal {self.principal} is denied in Kafka: {self.acl} (left as it is: whoever denied it knows why; "
+            "kafka-acls takes it away)"
+        )
+
+
+def _listed(acls: tuple[Acl, ...]) -> str:
+    return ", ".join(str(acl) for acl in acls)
+
+
 def _mapping(mapping: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in sorted(mapping.items(), key=lambda item: item[0] != "type"))
 
 
+AccessDiffers = MissingCredential | WrongCredential | MissingRights | UnwantedRights
 Applicable = (
     MissingTopic
     | TopicConfigDiffers
@@ -214,7 +294,8 @@ Applicable = (
     | MissingTemplate
     | TemplateDiffers
     | IndexLacksField
+    | AccessDiffers
 )
-Left = ReplicationDiffers | IndexFieldDiffers
+Left = ReplicationDiffers | IndexFieldDiffers | DenyingAcl
 Refusal = PartitionCountDiffers | IncompatibleSchema
 Difference = Applicable | Left | Refusal

@@ -22,6 +22,7 @@ _NO_SCHEMA: Final = 40403
 _NO_COMPATIBILITY: Final = 40408
 _NOT_AS_A_REGISTRY: Final = "it does not answer as a schema registry does; check the path of DAYBOOK_REGISTRY_URL"
 _FIRST_SERVER_ERROR: Final = 500
+_NOT_ALLOWED: Final = (401, 403)
 
 T = TypeVar("T")
 
@@ -115,6 +116,9 @@ class Subjects:
         if not isinstance(error, SchemaRegistryError):
             why = f"{error}; is it running (`daybook stack up` starts one here)?"
             return Unreachable("the schema registry", self._address, why)
+        if error.http_status_code in _NOT_ALLOWED:
+            why = "it takes changes only with the administrator's token: set DAYBOOK_REGISTRY_TOKEN"
+            return Refused(f"{what} (the schema registry at {self._address}): {why}")
         if error.http_status_code >= _FIRST_SERVER_ERROR:
             return Unreachable("the schema registry", self._address, f"{what}: {error.error_message}")
         if not error.error_code or error.error_code == SchemaRegistryError.UNKNOWN:

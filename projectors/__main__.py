@@ -5,26 +5,30 @@ from __future__ import annotations
 import argparse
 import logging
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Final
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
-from prometheus_client import REGISTRY, start_http_server
+from prometheus_client import REGISTRY
 
 from projectors.balances import BalancesProjector
-from projectors.progress import Progress
+from projectors.progress import Progress, State
 from projectors.projector import CannotProject, Projector
-from projectors.quiet import kafka_logger
 from projectors.redis_functions import connect
 from projectors.runner import Runner, consumer
 from projectors.settings import AnalyticsSettings, ProjectorSettings
 from projectors.source import NoSource, Source, SourceUnavailable, identify
 from schemas.codec import Codec
 from schemas.connections import Connections, NotConfigured
+from schemas.login import LoginWatch
 from schemas.registry import Registry, SchemaNotRegistered, look_up_patiently
+from schemas.telemetry import endpoint, logs, traces
+from schemas.telemetry.quiet import kafka_logger
 
 _log = logging.getLogger("daybook-projector")
 
@@ -94,20 +98,17 @@ def main(arguments: list[str] | None = None) -> int:
     names = (*PROJECTORS, _ACTIVITY)
     parser.add_argument("name", metavar="NAME", choices=sorted(names), help=f"one of: {', '.join(names)}")
     name: str = parser.parse_args(arguments).name
+    service, text = f"projector-{name}", f"%(asctime)s %(levelname)s projector={name} %(name)s: %(message)s"
+    logs.set_up(service, text=text)
     try:
         settings = ProjectorSettings.from_environment()
         connections = Connections.from_environment()
-        logging.basicConfig(
-            level=settings.log_level,
-            stream=sys.stderr,
-            format=f"%(asctime)s %(levelname)s projector={name} %(name)s: %(message)s",
-        )
-        # These clients log each request; what came of it is logged here where it matters.
-        for library in ("elastic_transport", "httpx", "httpx2"):
-            logging.getLogger(library).setLevel(logging.WARNING)
-        _run(name, settings, connections)
+        # Instances have no names of their own. In a container, this is the container's.
+        instance = socket.gethostname()
+        logs.set_up(service, settings.log_level, settings.log_format, instance=instance, text=text)
+        _run(name, service, settings, connections, instance)
     except NotConfigured as error:
-        print(f"daybook-projector: {error}", file=sys.stderr)
+        _log.error("%s", error)
         return 2
     except (CannotProject, NoSource, SchemaNotRegistered, KafkaException) as error:
         _log.error("stopped: %s", error)
@@ -116,31 +117,61 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _run(name: str, settings: ProjectorSettings, connections: Connections) -> None:
-    if settings.metrics_port is not None:
-        _serve_metrics(settings.metrics_port + _METRICS_PORTS.index(name))
-    if name == _ACTIVITY:
-        _run_activity(connections)
-        return
+def _run(name: str, service: str, settings: ProjectorSettings, connections: Connections, instance: str) -> None:
+    progress = Progress(name, REGISTRY)
+    with ExitStack() as ends:
+        port = settings.metrics_port
+        ends.enter_context(
+            endpoint.serving(
+                service,
+                settings.metrics_host,
+                None if port is None else port + _METRICS_PORTS.index(name),
+                progress,
+                variable="DAYBOOK_PROJECTOR_METRICS_PORT",
+            )
+        )
+        tracer = traces.tracer(service, instance)
+        if tracer is not None:
+            ends.callback(tracer.close)
+        if name == _ACTIVITY:
+            _run_activity(connections, progress, tracer)
+        else:
+            _run_runner(name, settings, connections, progress, tracer)
+
+
+def _run_runner(
+    name: str,
+    settings: ProjectorSettings,
+    connections: Connections,
+    progress: Progress,
+    tracer: traces.Tracer | None,
+) -> None:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     make = PROJECTORS[name](connections)
-    source = _wait_for_source(connections, stopping)
+    source = _wait_for_source(connections, stopping, progress)
     if source is None:
         return
     with Registry(connections) as registry:
         codec = Codec(registry)
+
+        def look_up() -> None:
+            progress.pulse.beat("looking up the schemas")
+            codec.look_up_events(connections.topics.events)
+
         # Known before the first event, so that the projector does not depend on the registry later.
-        if not look_up_patiently(lambda: codec.look_up_events(connections.topics.events), stopping, _log.warning):
+        if not look_up_patiently(look_up, stopping, lambda why: _waits(progress, why, "registry")):
             return
+        progress.entered(State.STARTING)
         runner = Runner(
             make(source),
-            consumer(connections, name),
+            consumer(connections, name, progress.brokers),
             source.topic,
             codec,
-            Progress(name, REGISTRY),
+            progress,
             batch_events=settings.batch_events,
+            tracer=tracer,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: runner.stop())
@@ -149,7 +180,12 @@ def _run(name: str, settings: ProjectorSettings, connections: Connections) -> No
         runner.run()
 
 
-def _run_activity(connections: Connections) -> None:
+def _waits(progress: Progress, why: str, reason_class: str) -> None:
+    _log.warning("%s", why, extra={"reason_class": reason_class})
+    progress.entered(State.WAITING, why, reason_class)
+
+
+def _run_activity(connections: Connections, progress: Progress, tracer: traces.Tracer | None) -> None:
     try:
         # An extra that not every installation has, and slow to import.
         from projectors.activity.program import run  # noqa: PLC0415
@@ -157,29 +193,26 @@ def _run_activity(connections: Connections) -> None:
         raise NotConfigured(
             f"the activity needs the package {error.name}, which is not installed: `pip install 'daybook[activity]'`"
         ) from error
-    run(connections, _wait_for_source)
+    run(connections, progress, tracer, _wait_for_source)
 
 
-def _serve_metrics(port: int) -> None:
-    try:
-        start_http_server(port, addr="127.0.0.1")
-    except OSError as error:
-        raise NotConfigured(
-            f"DAYBOOK_PROJECTOR_METRICS_PORT: port {port} cannot be listened on: {error.strerror}"
-        ) from error
-
-
-def _wait_for_source(connections: Connections, stopping: threading.Event) -> Source | None:
-    """The log to read, once Kafka says which it is; None when we are stopped before. Raises `NoSource`."""
+def _wait_for_source(connections: Connections, stopping: threading.Event, progress: Progress) -> Source | None:
+    """The log to read, once Kafka says which it is; None when we are stopped. Raises `NoSource`, `NotConfigured`."""
     told = False
-    with AdminClient(connections.kafka(), logger=kafka_logger()) as admin:
+    login = LoginWatch(connections)
+    with AdminClient(connections.kafka() | login.options, logger=kafka_logger()) as admin:
         while not stopping.is_set():
+            progress.pulse.beat("asking Kafka which log it has")
             try:
-                return identify(admin, connections.topics.events)
+                source = identify(admin, connections.topics.events)
             except SourceUnavailable as error:
+                login.check(admin)
                 if not told:
-                    _log.warning("waiting for Kafka at %s: %s", connections.kafka_bootstrap, error)
+                    _waits(progress, f"waiting for Kafka at {connections.kafka_bootstrap}: {error}", "kafka")
                 told = True
+            else:
+                progress.entered(State.STARTING)
+                return source
             stopping.wait(_RETRY_S)
     return None
 

@@ -23,7 +23,7 @@ from typing import Final, assert_never
 
 from redis import Redis
 
-from projectors.projector import Batch, CannotProject, CheckpointMoved, SinkUnavailable
+from projectors.projector import Batch, CannotProject, CheckpointMoved, Held
 from projectors.redis_functions import RedisFunctions
 from projectors.source import Source
 from schemas.events import (
@@ -115,7 +115,7 @@ class BalancesProjector:
             case b"foreign":
                 raise foreign(details[0].decode(), self._log)
             case b"held":
-                raise SinkUnavailable("Redis: the balances are held while a rebuilt copy takes their place")
+                raise Held("Redis: the balances are held while a rebuilt copy takes their place")
             case b"gap":
                 raise _gap(batch, details[0].decode(), int(details[1]))
             case _:

@@ -23,11 +23,20 @@ class Stopped(Exception):
 
 
 class Patience:
-    """Waits between attempts, each time longer, and says once what is waited for."""
+    """Waits between attempts, each time longer, and says once what is waited for.
 
-    def __init__(self, stopping: threading.Event, say: Callable[[str], None]) -> None:
+    `waits` is told each time what for, and None when that is over.
+    """
+
+    def __init__(
+        self,
+        stopping: threading.Event,
+        say: Callable[[str], None],
+        waits: Callable[[str | None], None] = lambda _: None,
+    ) -> None:
         self._stopping = stopping
         self._say = say
+        self._waits = waits
         self._failures = 0
 
     def check(self) -> None:
@@ -39,6 +48,7 @@ class Patience:
         """Wait for what hinders us. Raises `Stopped`."""
         if self._failures == 0:
             self._say(f"waiting: {error}")
+        self._waits(str(error))
         self._stopping.wait(min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** min(self._failures, 10)))
         self._failures += 1
         self.check()
@@ -47,6 +57,7 @@ class Patience:
         """What was waited for is there."""
         if self._failures:
             self._say("going on")
+            self._waits(None)
         self._failures = 0
 
 

@@ -13,6 +13,10 @@ class SinkUnavailable(Exception):
     """The sink cannot take the batch now: it is down, loading, full or read-only. Later it may."""
 
 
+class Held(SinkUnavailable):
+    """A rebuilt copy is taking the read model's place, which takes seconds."""
+
+
 class CheckpointMoved(Exception):
     """The sink stands elsewhere than the batch builds on: it was wiped or restored, or somebody else writes to it.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import logging
 import signal
 import sys
 import threading
@@ -23,20 +22,24 @@ from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaException
 from confluent_kafka.admin import AdminClient
+from prometheus_client import REGISTRY
 
 from projectors.patience import Patience, SinkThread, Stopped
 from projectors.projector import CannotProject, CheckpointMoved, SinkUnavailable
-from projectors.quiet import kafka_logger
 from projectors.rebuild_display import RebuildDisplay
 from projectors.rebuild_lock import OneRebuild
 from projectors.rebuild_steps import Outcome, Rebuild
+from projectors.rebuild_telemetry import RebuildTelemetry
 from projectors.rebuilding import CannotRebuild, Rebuildable
 from projectors.replay import Replay, consumer
 from projectors.settings import ProjectorSettings
 from projectors.source import NoSource, Source, SourceUnavailable, identify
 from schemas.codec import Codec
 from schemas.connections import Connections, NotConfigured
+from schemas.login import LoginWatch
 from schemas.registry import Registry, SchemaNotRegistered, look_up_patiently
+from schemas.telemetry import endpoint, logs
+from schemas.telemetry.quiet import kafka_logger
 
 _LIVE_BATCHES: Final = 10
 """So many live batches are taken as one: the more events, the more of them are collapsed into one write. One is decoded
@@ -121,7 +124,7 @@ MODELS: Final[Mapping[str, Model]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says, until done or told to stop."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logs.set_up(f"rebuild-{options.model}", "WARNING", text="%(levelname)s %(name)s: %(message)s")
     gc.set_threshold(_COLLECT_EVERY)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -162,11 +165,22 @@ def _run(options: argparse.Namespace, stopping: threading.Event) -> int:
     connections = Connections.from_environment()
     name: str = options.model
     with ExitStack() as open_:
-        display = open_.enter_context(RebuildDisplay())
-        patience = Patience(stopping, display.say)
+        telemetry = RebuildTelemetry(name, REGISTRY)
+        open_.enter_context(
+            endpoint.serving(
+                f"rebuild-{name}",
+                settings.metrics_host,
+                settings.rebuild_metrics_port,
+                telemetry,
+                variable="DAYBOOK_PROJECTOR_REBUILD_METRICS_PORT",
+            )
+        )
+        display = open_.enter_context(RebuildDisplay(telemetry=telemetry))
+        patience = Patience(stopping, display.say, telemetry.waits)
         make = MODELS[name].open(connections, settings, open_)
-        admin = open_.enter_context(AdminClient(connections.kafka(), logger=kafka_logger()))
-        source = _source(admin, connections, patience)
+        login = LoginWatch(connections)
+        admin = open_.enter_context(AdminClient(connections.kafka() | login.options, logger=kafka_logger()))
+        source = _source(admin, login, connections, patience)
         registry = open_.enter_context(Registry(connections))
         codec = Codec(registry)
         if not look_up_patiently(lambda: codec.look_up_events(source.topic), stopping, display.say):
@@ -231,12 +245,13 @@ def fingerprint(sources: Sequence[str], more_schemas: Sequence[str] = ()) -> str
     return digest.hexdigest()
 
 
-def _source(admin: AdminClient, connections: Connections, patience: Patience) -> Source:
-    """The log to read, once Kafka says which it is. Raises `NoSource` or `Stopped`."""
+def _source(admin: AdminClient, login: LoginWatch, connections: Connections, patience: Patience) -> Source:
+    """The log to read, once Kafka says which it is. Raises `NoSource`, `NotConfigured` or `Stopped`."""
     while True:
         try:
             source = identify(admin, connections.topics.events)
         except SourceUnavailable as error:
+            login.check(admin)
             patience.wait(error)
         else:
             patience.went_on()

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from projectors.rebuild_telemetry import RebuildTelemetry
 from projectors.rebuilding import Comparison
 
 _LINE_EVERY_S: Final = 5.0
@@ -17,9 +18,19 @@ _LINE_EVERY_S: Final = 5.0
 
 
 class RebuildDisplay:
-    """A context manager; `reading` and `comparing` may be called by any thread, as often as one likes."""
+    """A context manager; `reading` and `comparing` may be called by any thread, as often as one likes.
 
-    def __init__(self, console: Console | None = None, *, line_every_s: float = _LINE_EVERY_S) -> None:
+    What is shown is told to `telemetry` as well.
+    """
+
+    def __init__(
+        self,
+        console: Console | None = None,
+        *,
+        line_every_s: float = _LINE_EVERY_S,
+        telemetry: RebuildTelemetry | None = None,
+    ) -> None:
+        self._telemetry = telemetry
         self._console = console or Console(stderr=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -43,6 +54,8 @@ class RebuildDisplay:
     def begin(self, what: str) -> None:
         """A new bar, in place of the last."""
         self.end()
+        if self._telemetry is not None:
+            self._telemetry.step("comparing" if what == "comparing" else "reading")
         self._task = self._bar.add_task(what, total=None, detail="")
         self._said_at = self._began_at = time.monotonic()
 
@@ -51,12 +64,21 @@ class RebuildDisplay:
             self._bar.remove_task(self._task)
             self._task = None
 
+    def switching(self) -> None:
+        """The live model is about to be held, and replaced. What is read and compared until then has bars again."""
+        if self._telemetry is not None:
+            self._telemetry.step("switching")
+
     def reading(self, done: int, total: int, events: int) -> None:
         """How many of so many offsets were read, and how many events that were since the bar began."""
+        if self._telemetry is not None:
+            self._telemetry.reading(done, total, events)
         rate = events / max(time.monotonic() - self._began_at, 0.001)
         self._update(done, total, f"{events:,} events, {rate:,.0f} a second")
 
     def comparing(self, compared: int) -> None:
+        if self._telemetry is not None:
+            self._telemetry.comparing(compared)
         self._update(0, None, f"{compared:,} compared")
 
     def _update(self, done: int, total: int | None, detail: str) -> None:
@@ -71,6 +93,8 @@ class RebuildDisplay:
 
     def difference(self, comparison: Comparison) -> None:
         """What the comparison found: in a sentence, and with examples in a table."""
+        if self._telemetry is not None:
+            self._telemetry.compared(comparison.compared, comparison.differing)
         if comparison.moving:
             self.say(f"{len(comparison.moving):,} were changing all the time and were not compared")
         if comparison.differing == 0:

@@ -17,9 +17,9 @@ from confluent_kafka import Consumer, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from projectors.patience import Patience
-from projectors.quiet import kafka_logger
 from projectors.rebuilding import CannotRebuild
 from schemas.connections import Connections
+from schemas.telemetry.quiet import kafka_logger
 
 _SESSION_TIMEOUT_MS: Final = 6_000
 """How long a killed rebuild stands in the way of the next one; the brokers' lower limit."""

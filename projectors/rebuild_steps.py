@@ -253,6 +253,7 @@ class Rebuild:
             ends, live = self._replay.ends(), self._live_positions()
             if sum(ends.values()) - sum(live.values()) > _FAR_OFFSETS:
                 self._read_to("reading on to the log's end", ends)
+            self._display.switching()
             self._sink.patiently(self._model.hold)
             held_at = time.monotonic()
             switched = False

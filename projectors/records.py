@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from operator import methodcaller
 from typing import Final
 
 from confluent_kafka import KafkaError, Message
@@ -36,6 +37,10 @@ _PASSING: Final = {
 }
 """What brokers that start, stop or hand over say, and what librdkafka goes on after by itself. All else stops us."""
 
+# Kafka takes any bytes for a header's name, its client only UTF-8. For others the client returns with an error set that
+# a plain call may let pass; a call through this is always checked.
+_read_headers: Final = methodcaller("headers")
+
 _OUT_OF_RANGE: Final = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
 
 
@@ -64,6 +69,14 @@ def read(
     if not events:
         return None, failure
     return Batch(partition, base, events, offsets, offsets[-1] + 1), failure
+
+
+def headers(message: Message) -> Mapping[str, object]:
+    """A record's headers by name; none when their names cannot be read."""
+    try:
+        return dict(_read_headers(message) or ())
+    except (SystemError, UnicodeDecodeError):
+        return {}
 
 
 def _unreadable(message: Message, error: Undecodable) -> CannotProject:
@@ -96,6 +109,7 @@ def passes(message: Message, error: KafkaError, topic: str, projector: str) -> N
             "empty the sink and it is filled again from the start"
         )
     if is_passing(error):
-        _log.warning("Kafka: %s (%s)", error.str(), where)
+        place = {"topic": message.topic() or topic, "partition": message.partition(), "offset": message.offset()}
+        _log.warning("Kafka: %s (%s)", error.str(), where, extra=place)
         return
     raise CannotProject(f"Kafka refuses to hand out events ({where}): {error.name()}: {error.str()}")

@@ -14,13 +14,13 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from projectors.patience import Patience, SinkThread
 from projectors.projector import Batch, CannotProject, CheckpointMoved, Projector, SinkUnavailable
-from projectors.quiet import kafka_logger
 from projectors.rebuilding import CannotRebuild
 from projectors.records import is_passing, passes, read
 from schemas.codec import Codec
 from schemas.connections import Connections
 from schemas.offsets import offset_of
 from schemas.registry import RegistryUnavailable
+from schemas.telemetry.quiet import kafka_logger
 
 _TURN_S: Final = 0.2
 """How long to wait for as many events as were asked for: what the last, unfilled batch of a catch-up costs."""
@@ -137,7 +137,9 @@ class Replay:
                 answers = self._admin.list_offsets(
                     newest, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=_QUERY_TIMEOUT_S
                 )
-                ends = {place.partition: offset_of(answer.result(_QUERY_TIMEOUT_S)) for place, answer in answers.items()}
+                ends = {
+                    place.partition: offset_of(answer.result(_QUERY_TIMEOUT_S)) for place, answer in answers.items()
+                }
             except KafkaException as error:
                 cause: KafkaError = error.args[0]
                 if not is_passing(cause):

@@ -17,17 +17,22 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from projectors.progress import Progress, State
-from projectors.projector import Batch, CheckpointMoved, Projector, SinkUnavailable
-from projectors.quiet import kafka_logger
-from projectors.records import passes, read
+from projectors.progress import SINKS, Progress, State
+from projectors.projector import Batch, CheckpointMoved, Held, Projector, SinkUnavailable
+from projectors.records import headers, passes, read
+from projectors.tracing import show
 from schemas.codec import Codec
+from schemas.commands import now_micros
 from schemas.connections import Connections
 from schemas.registry import RegistryUnavailable
+from schemas.telemetry.latencies import ISSUED_AT, issued_at
+from schemas.telemetry.quiet import kafka_logger
+from schemas.telemetry.traces import Tracer, parent
+from schemas.telemetry.vitals import Brokers
 
 _log = logging.getLogger(__name__)
 
@@ -49,9 +54,18 @@ _SESSION_TIMEOUT_MS: Final = 6_000
 takes to go on; the brokers' lower limit is 6 s."""
 
 
-def consumer(connections: Connections, projector: str) -> Consumer:
-    """The consumer that a runner needs; the group only shares the partitions out."""
-    config = connections.kafka(
+_REPLAY_US: Final = 3_600_000_000
+"""Events that are older than an hour when they become visible are read again, or late for another reason than the
+ledger's speed: they say nothing of how long it takes, and a replay is not slowed down by measuring it."""
+
+_SAMPLE: Final = 500
+"""Of each partition's part of a batch, so many events at least are asked for their command's time: a question costs
+about as much as a tenth of decoding, and no more are needed to see how long it takes."""
+
+
+def consumer(connections: Connections, projector: str, brokers: Brokers | None = None) -> Consumer:
+    """The consumer that a runner needs; the group only shares the partitions out. `brokers` hears of lost ones."""
+    config: dict[str, Any] = connections.kafka(
         group_id=connections.topics.projector_group(projector),
         client_id=f"daybook-projector-{projector}",
         # Events of open or aborted transactions have not happened.
@@ -72,6 +86,8 @@ def consumer(connections: Connections, projector: str) -> Consumer:
         reconnect_backoff_ms=500,
         reconnect_backoff_max_ms=2_000,
     )
+    if brokers is not None:
+        config["error_cb"] = brokers.on_error
     return Consumer(config, logger=kafka_logger())
 
 
@@ -102,6 +118,7 @@ class Runner:
         progress: Progress,
         *,
         batch_events: int,
+        tracer: Tracer | None = None,
     ) -> None:
         self._projector = projector
         self._consumer = consumer
@@ -109,6 +126,7 @@ class Runner:
         self._codec = codec
         self._progress = progress
         self._batch_events = batch_events
+        self._tracer = tracer
         self._assigned: tuple[int, ...] = ()
         # A new dictionary each time partitions came or went, so that what was read before can be told apart.
         self._places: dict[int, _Place] = {}
@@ -137,6 +155,8 @@ class Runner:
             self._progress.entered(State.STOPPED)
 
     def _turn(self) -> None:
+        self._progress.pulse.beat("a turn: reading events and having them applied")
+        self._progress.brokers.look(self._consumer, self._topic)
         try:
             if self._assigned and not self._places:
                 self._stand()  # 1
@@ -198,7 +218,9 @@ class Runner:
             if failure is not None:
                 break
         if batches:
+            began_us = now_micros()
             self._hand_over(batches)
+            self._show(batches, taken, began_us)
         if failure is not None:
             raise failure
 
@@ -232,17 +254,60 @@ class Runner:
             self._progress.entered(State.RUNNING)
         self._failures = 0
 
+    def _show(self, batches: Sequence[Batch], taken: Mapping[int, list[Message]], began_us: int) -> None:
+        """Tell how long it took until these events were visible, and end their traces here."""
+        now_us = now_micros()
+        recorded_us: list[int] = []
+        issued_us: list[int] = []
+        for batch in batches:
+            if now_us - batch.events[-1].recorded_at > _REPLAY_US:
+                continue
+            recorded_us += [event.recorded_at for event in batch.events]
+            # A trace is of one event, so that none may be left out.
+            every = 1 if self._tracer is not None else max(1, len(batch.events) // _SAMPLE)
+            for event, message in zip(
+                batch.events[::every], taken[batch.partition][: len(batch.events) : every], strict=True
+            ):
+                found = headers(message)
+                at_us = issued_at(found.get(ISSUED_AT))
+                if at_us is not None:
+                    issued_us.append(at_us)
+                if self._tracer is not None and (above := parent(found)) is not None:
+                    show(
+                        self._tracer,
+                        self._projector.name,
+                        event,
+                        batch.partition,
+                        int(message.offset() or 0),
+                        above,
+                        began_us,
+                    )
+        self._progress.visible(recorded_us, issued_us)
+
+    def _waited_for(self, error: Exception) -> str:
+        match error:
+            case Held():
+                return "held"
+            case SinkUnavailable():
+                return SINKS.get(self._projector.name, "sink")
+            case RegistryUnavailable():
+                return "registry"
+            case _:
+                return "moved"
+
     def _step_back(self, error: Exception) -> None:
         """Forget where we stand and wait, each time longer, while the group still counts on us."""
         moved = isinstance(error, CheckpointMoved)
         if moved or self._progress.state is not State.WAITING:
-            _log.warning("%s stops for now: %s", self._projector.name, error)
-        self._progress.entered(State.WAITING, str(error))
+            about = {"reason_class": self._waited_for(error)}
+            _log.warning("%s stops for now: %s", self._projector.name, error, extra=about)
+        self._progress.entered(State.WAITING, str(error), self._waited_for(error))
         self._consumer.assign([])
         self._places = {}
         until = time.monotonic() + min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** min(self._failures, 10))
         self._failures += 1
         while not self._stopping and (left := until - time.monotonic()) > 0:
+            self._progress.pulse.beat("waiting")
             message = self._consumer.poll(min(left, _TURN_S))
             if message is not None and (kafka := message.error()) is not None:
                 passes(message, kafka, self._topic, self._projector.name)
@@ -262,6 +327,7 @@ class Runner:
         self._assigned = tuple(sorted(partition.partition for partition in partitions))
         self._places = {}
         self._progress.gave_up()
+        self._progress.assigned(self._assigned)
         _log.info("%s has partitions %s", self._projector.name, list(self._assigned))
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -270,4 +336,5 @@ class Runner:
         self._assigned = ()
         self._places = {}
         self._progress.gave_up()
+        self._progress.unassigned()
         _log.info("%s gives up partitions %s", self._projector.name, sorted(p.partition for p in partitions))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from schemas.connections import LOG_LEVEL, EnvironmentSettings
+from schemas.connections import LOG_FORMAT, LOG_LEVEL, EnvironmentSettings
+from schemas.telemetry.endpoint import METRICS_HOST
 
 
 class ProjectorSettings(EnvironmentSettings):
@@ -20,10 +21,16 @@ class ProjectorSettings(EnvironmentSettings):
     """The number of the Redis database in which balances are rebuilt; without it, the one after the live one's."""
 
     metrics_port: int | None = Field(default=None, ge=1, le=65535)
-    """Where Prometheus finds the metrics, on loopback; none are served without it. It is the port of `balances`;
-    `search`, `analytics` and `activity` have the next three."""
+    """Where metrics, health and readiness are served; nowhere without it. It is the port of `balances`; `search`,
+    `analytics` and `activity` have the next three."""
+
+    rebuild_metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    """The same of a rebuild, while it runs."""
+
+    metrics_host: str = METRICS_HOST
 
     log_level: str = LOG_LEVEL
+    log_format: str = LOG_FORMAT
 
 
 class AnalyticsSettings(EnvironmentSettings):

@@ -22,6 +22,9 @@ DEFAULT_ENV_FILE: Final = ".daybook/env"
 LOG_LEVEL: Final = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", validation_alias="DAYBOOK_LOG_LEVEL")
 """The field of a process that logs: one variable for all of them."""
 
+LOG_FORMAT: Final = Field("text", pattern="^(text|json)$", validation_alias="DAYBOOK_LOG_FORMAT")
+"""Likewise: `text` for people, `json` for what collects logs."""
+
 
 class NotConfigured(Exception):
     """The environment does not say, or says wrongly, where the servers are."""

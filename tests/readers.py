@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from redis import Redis
 
@@ -13,6 +14,16 @@ from schemas.events import RecordedEvent
 from schemas.readmodels import BALANCES_CHECKPOINT_KEY, balance_key
 from tests.processes import until
 from tests.recorded import Model, plain_fold
+
+
+def in_database(url: str, number: int) -> str:
+    """The URL of another database of the same server, with the same credentials and options."""
+    return urlsplit(url)._replace(path=f"/{number}").geturl()
+
+
+def database_of(url: str) -> int:
+    """The number of the database that a URL names."""
+    return int(urlsplit(url).path.removeprefix("/"))
 
 
 class Balances:

@@ -141,7 +141,10 @@ def put_with_raw_header(connections: Connections, topic: str, partition: int, va
         getattr(library, function).restype = pointer
     problem = ctypes.create_string_buffer(500)
     conf = pointer(library.rd_kafka_conf_new())
-    library.rd_kafka_conf_set(conf, b"bootstrap.servers", connections.kafka_bootstrap.encode(), problem, 500)
+    for setting, it in connections.kafka().items():
+        # 0 is RD_KAFKA_CONF_OK.
+        done = library.rd_kafka_conf_set(conf, setting.encode(), str(it).encode(), problem, 500)
+        assert done == 0, problem.value
     producer = pointer(library.rd_kafka_new(0, conf, problem, 500))
     assert producer, problem.value
     headers = pointer(library.rd_kafka_headers_new(1))

@@ -12,7 +12,7 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from daybook.errors import Unreachable
-from daybook.models import address, connect
+from daybook.models import address, connect, told
 from daybook.positions import BALANCES
 from daybook.verify.differences import compare, differs, extra, missing
 from daybook.verify.fold import Account, Fold
@@ -108,7 +108,7 @@ class _Balances:
         try:
             yield
         except RedisError as error:
-            raise Unreachable("Redis", self._where, f"balances could not be read: {error}") from error
+            raise Unreachable("Redis", self._where, f"balances could not be read: {told(error)}") from error
 
 
 def _compare(account: Account, found: Answer, score: float | Exception | None) -> Ahead | None:

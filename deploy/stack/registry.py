@@ -13,7 +13,7 @@ CONFLUENT_API = "/apis/ccompat/v7"
 
 
 class Registry:
-    """One registry. `brokers` are the servers that hold its storage."""
+    """One registry. `brokers` are the servers that hold its storage, and `more` are settings beside the stack's own."""
 
     name = "registry"
     ports = (
@@ -26,8 +26,9 @@ class Registry:
     # Half a second, unless its brokers are gone: then it waits for them without end. It keeps nothing itself.
     stop_timeout_s = 5.0
 
-    def __init__(self, brokers: Sequence[str]) -> None:
+    def __init__(self, brokers: Sequence[str], more: Mapping[str, str] | None = None) -> None:
         self.needs = tuple(brokers)
+        self._more = more or {}
 
     def prepare(self, place: Place) -> Sequence[Command]:
         settings = {
@@ -48,7 +49,8 @@ class Registry:
             'quarkus.log.category."org.apache.kafka".level': "WARN",
             "apicurio.import.work-dir": str(place.folder.temporary),
         }
-        write_text(self._conf(place), "".join(f"{key}={value}\n" for key, value in settings.items()))
+        merged = {**settings, **self._more}
+        write_text(self._conf(place), "".join(f"{key}={value}\n" for key, value in merged.items()))
         return ()
 
     def command(self, place: Place) -> Command:

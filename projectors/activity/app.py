@@ -39,10 +39,13 @@ from projectors.activity.volumes import Range, Volume, VolumeKey, by_window
 from projectors.progress import Progress, State
 from projectors.projector import CannotProject
 from projectors.source import Source
+from projectors.tracing import show
 from schemas.alerts import Alert
 from schemas.codec import Codec, Undecodable
 from schemas.connections import Connections
 from schemas.registry import RegistryUnavailable
+from schemas.telemetry.latencies import ISSUED_AT, issued_at
+from schemas.telemetry.traces import Tracer, parent
 
 _log = logging.getLogger(__package__)
 
@@ -63,6 +66,9 @@ _LINGER_S: Final = 0.1
 
 _SWEEP_S: Final = 30
 """How often windows that are over are dropped."""
+
+_REPLAY_S: Final = 3600
+"""Older events are read again, or late for another reason than the ledger's speed: they say nothing of it."""
 
 _REGISTRY_RETRY_S: Final = 1.0
 
@@ -122,6 +128,9 @@ class Table(faust.Table[Any, Any]):
 
 class App(faust.App):
     """Keeps nothing on disk."""
+
+    started_up: bool = False
+    """Its tables were restored once."""
 
     def _create_directories(self) -> None:
         pass
@@ -188,8 +197,10 @@ class Activity:
         source: Source,
         codec: Codec,
         progress: Progress,
+        tracer: Tracer | None = None,
     ) -> None:
         self._app = app
+        self._tracer = tracer
         self._rule = settings.rule
         self._codec = codec
         self._progress = progress
@@ -230,7 +241,7 @@ class Activity:
     async def _agent(self, streamed: StreamT[Any]) -> None:
         stream = cast(faust.Stream[Any], streamed)
         async for events in stream.noack_take(_BATCH_EVENTS, within=_LINGER_S):
-            began = time.monotonic()
+            began = time.time()
             self._consumer.busy = True
             try:
                 taken = await self._take(self._in_order(events))
@@ -239,7 +250,7 @@ class Activity:
                 # Faust waits for these before it gives partitions up or stops. What is committed is another matter.
                 for event in events:
                     await stream.ack(event)
-            self._reached(taken, time.monotonic() - began)
+            self._reached(taken, began)
 
     def _in_order(self, events: Sequence[EventT[Any]]) -> Sequence[EventT[Any]]:
         """The events that follow what is in already: none that are in, and none behind a hole."""
@@ -283,7 +294,7 @@ class Activity:
             except RegistryUnavailable as error:
                 if self._progress.state is not State.WAITING:
                     _log.warning("activity stops for now: %s", error)
-                self._progress.entered(State.WAITING, str(error))
+                self._progress.entered(State.WAITING, str(error), "registry")
                 await asyncio.sleep(_REGISTRY_RETRY_S)
             else:
                 return taken, failure
@@ -372,7 +383,7 @@ class Activity:
         for table in self._tables:
             await table.settled()
 
-    def _reached(self, taken: Sequence[Taken], seconds: float) -> None:
+    def _reached(self, taken: Sequence[Taken], began: float) -> None:
         topic = self._events.get_topic_name()
         for item in taken:
             self._consumer.applied[TP(topic, item.partition)] = item.offset + 1
@@ -381,9 +392,23 @@ class Activity:
             position = self._consumer.applied[tp]
             self._progress.reached(partition, position, max(self._consumer.highwater(tp) or 0, position), recorded_at)
         if taken:
-            self._progress.applied(len(taken), seconds)
+            self._progress.applied(len(taken), time.time() - began)
+            self._show(taken, began)
         if self._progress.state is not State.RUNNING:
             self._progress.entered(State.RUNNING)
+
+    def _show(self, taken: Sequence[Taken], began: float) -> None:
+        """Tell how long it took until these events were visible, and end their traces here."""
+        young = [item for item in taken if time.time() - item.recorded.recorded_at / 1_000_000 < _REPLAY_S]
+        if self._tracer is not None:
+            for item in young:
+                if item.trace is not None:
+                    began_us = int(began * 1_000_000)
+                    show(self._tracer, "activity", item.recorded, item.partition, item.offset, item.trace, began_us)
+        self._progress.visible(
+            [item.recorded.recorded_at for item in young],
+            [item.issued_at for item in young if item.issued_at is not None],
+        )
 
     async def _sweep(self) -> None:
         """Drop the windows that are over."""
@@ -421,5 +446,6 @@ def _decode(codec: Codec, events: Sequence[EventT[Any]], taken: list[Taken]) -> 
                 "a newer release writes events, update this projector; otherwise something other than the command "
                 "service wrote to the topic, whose records must not be there"
             )
-        taken.append(Taken(message.partition, message.offset, recorded))
+        found = dict(message.headers or ())
+        taken.append(Taken(message.partition, message.offset, recorded, issued_at(found.get(ISSUED_AT)), parent(found)))
     return None

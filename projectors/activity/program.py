@@ -8,11 +8,10 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
-from prometheus_client import REGISTRY
 
 from projectors.activity.app import Activity, App, Placement, application
 from projectors.activity.settings import ActivitySettings
@@ -20,22 +19,28 @@ from projectors.activity.transport import Transport
 from projectors.activity.web import Server
 from projectors.progress import Progress, State
 from projectors.projector import CannotProject
-from projectors.quiet import kafka_logger
 from projectors.source import Source
 from schemas.codec import Codec
 from schemas.connections import Connections
 from schemas.registry import Registry, look_up_patiently
+from schemas.telemetry.quiet import kafka_logger
+from schemas.telemetry.traces import Tracer
 
 _log = logging.getLogger(__package__)
 
 _TIMEOUT_S: Final = 5
 """One request's bound: a cluster that is up answers within milliseconds."""
 
+_WATCH_S: Final = 1.0
+
 _STOP_S: Final = 10.0
 """Finishing a batch takes well under a second. What Kafka, being down, does not take is given up: it comes again."""
 
 
-def run(connections: Connections, wait_for_source: Callable[[Connections, threading.Event], Source | None]) -> None:
+WaitForSource = Callable[[Connections, threading.Event, Progress], Source | None]
+
+
+def run(connections: Connections, progress: Progress, tracer: Tracer | None, wait_for_source: WaitForSource) -> None:
     """Returns after SIGTERM or SIGINT. `wait_for_source` waits for Kafka and tells which log is read.
 
     Raises:
@@ -49,13 +54,15 @@ def run(connections: Connections, wait_for_source: Callable[[Connections, thread
     # interest. Those of classes of ours log under their modules; what we have to say goes under the package's name.
     for module in ("faust.agents", App.__module__, Transport.__module__):
         logging.getLogger(module).setLevel(logging.CRITICAL)
-    asyncio.run(_run(connections, ActivitySettings.from_environment(), wait_for_source))
+    asyncio.run(_run(connections, ActivitySettings.from_environment(), progress, tracer, wait_for_source))
 
 
 async def _run(
     connections: Connections,
     settings: ActivitySettings,
-    wait_for_source: Callable[[Connections, threading.Event], Source | None],
+    progress: Progress,
+    tracer: Tracer | None,
+    wait_for_source: WaitForSource,
 ) -> None:
     stopping, stop = threading.Event(), asyncio.Event()
 
@@ -65,19 +72,55 @@ async def _run(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, told)
-    progress = Progress("activity", REGISTRY)
-    async with Server(settings.port, progress) as server:
+
+    def waits(why: str) -> None:
+        _log.warning("%s", why, extra={"reason_class": "registry"})
+        progress.entered(State.WAITING, why, "registry")
+
+    beating = asyncio.ensure_future(_beat(progress))
+    async with Server(settings.host, settings.port, progress) as server:
         with Registry(connections) as registry:
             codec = Codec(registry)
-            source = await asyncio.to_thread(wait_for_source, connections, stopping)
+            source = await asyncio.to_thread(wait_for_source, connections, stopping, progress)
             if source is None or not await asyncio.to_thread(
-                look_up_patiently, lambda: _look_up(codec, connections), stopping, _log.warning
+                look_up_patiently, lambda: _look_up(codec, connections), stopping, waits
             ):
                 return
+            progress.entered(State.STARTING)
             placement = await asyncio.to_thread(_placement, connections)
             app = application(connections, placement)
-            server.activity = Activity(app, connections, settings, source, codec, progress)
-            await _serve(app, stop, progress)
+            server.activity = Activity(app, connections, settings, source, codec, progress, tracer)
+            watching = asyncio.ensure_future(_watch(app, connections, progress))
+            try:
+                await _serve(app, stop, progress)
+            finally:
+                watching.cancel()
+    beating.cancel()
+
+
+async def _beat(progress: Progress) -> None:
+    """Show that the event loop turns."""
+    while True:
+        progress.pulse.beat("a turn of the event loop")
+        await asyncio.sleep(_WATCH_S)
+
+
+async def _watch(app: App, connections: Connections, progress: Progress) -> None:
+    """See whether partitions are being moved, and whether Kafka is there.
+
+    Faust keeps to itself when it has lost Kafka, so that a client of our own looks.
+    """
+    config: dict[str, Any] = {**connections.kafka(), "error_cb": progress.brokers.on_error}
+    with AdminClient(config, logger=kafka_logger()) as admin:
+        while True:
+            admin.poll(0)
+            await asyncio.to_thread(progress.brokers.look, admin, connections.topics.events)
+            if app.rebalancing:
+                progress.unassigned()
+            elif app.started_up:
+                # Which partitions, Faust knows; it restores their tables before it goes on.
+                progress.assigned(())
+            await asyncio.sleep(_WATCH_S)
 
 
 def _look_up(codec: Codec, connections: Connections) -> None:
@@ -99,6 +142,7 @@ def _placement(connections: Connections) -> Placement:
 
 async def _serve(app: App, stop: asyncio.Event, progress: Progress) -> None:
     async def ready() -> None:
+        app.started_up = True
         progress.entered(State.RUNNING)
         _log.info("activity reads on")
 

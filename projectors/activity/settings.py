@@ -18,7 +18,10 @@ class ActivitySettings(EnvironmentSettings):
     model_config = SettingsConfigDict(env_prefix="DAYBOOK_ACTIVITY_")
 
     port: int = Field(default=16066, ge=1, le=65535)
-    """Where the tables are served, on loopback."""
+    """Where the tables are served."""
+
+    host: str = Field(default="127.0.0.1", min_length=1)
+    """Which address of this machine they are served on."""
 
     hour_step_min: int = Field(default=5, ge=1, le=60)
     """How many minutes lie between the starts of two hours that are counted; an event counts in all that it is in."""

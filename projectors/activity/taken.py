@@ -14,3 +14,7 @@ class Taken:
     partition: int
     offset: int
     recorded: RecordedEvent
+    issued_at: int | None = None
+    """When its command was issued, in microseconds since the Unix epoch, if the record says so."""
+    trace: bytes | None = None
+    """The sampled span that led to it, if there is one."""

@@ -1,4 +1,4 @@
-"""The tables over HTTP, on loopback: JSON for `daybook activity` and whoever asks, as docs/ACTIVITY.md describes it."""
+"""The tables over HTTP: JSON for `daybook activity` and whoever asks, as docs/ACTIVITY.md describes it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ _ALERTS: Final = 20
 class Server:
     """Serves one activity, which is known once the log is. An async context manager; all runs in the event loop."""
 
-    def __init__(self, port: int, progress: Progress) -> None:
+    def __init__(self, host: str, port: int, progress: Progress) -> None:
+        self._host = host
         self._port = port
         self._progress = progress
         self.activity: Activity | None = None
@@ -45,11 +46,11 @@ class Server:
         """Raises `NotConfigured` when the port cannot be listened on."""
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+            await web.TCPSite(self._runner, self._host, self._port).start()
         except OSError as error:
             await self._runner.cleanup()
             raise NotConfigured(
-                f"DAYBOOK_ACTIVITY_PORT: port {self._port} cannot be listened on: {error.strerror}"
+                f"DAYBOOK_ACTIVITY_PORT: port {self._port} of {self._host} cannot be listened on: {error.strerror}"
             ) from error
         return self
 

@@ -27,7 +27,7 @@ from schemas.readmodels import BALANCES_CHECKPOINT_KEY, BALANCES_HOLD_KEY
 from schemas.topics import partition_of
 from tests.event_log import Log
 from tests.processes import Process, environment, until
-from tests.readers import Balances, polling
+from tests.readers import Balances, database_of, in_database, polling
 from tests.recorded import histories, plain_fold, recorded
 
 Start = Callable[..., Process]
@@ -47,8 +47,8 @@ def balances(deployed: Connections) -> Iterator[Balances]:
 @pytest.fixture
 def copy(deployed: Connections) -> Iterator[Balances]:
     """The database in which the balances are rebuilt."""
-    server, _, number = deployed.redis().rpartition("/")
-    with closing(Balances(f"{server}/{int(number) + 1}")) as reader:
+    url = deployed.redis()
+    with closing(Balances(in_database(url, database_of(url) + 1))) as reader:
         yield reader
 
 
@@ -163,7 +163,7 @@ def test_interrupted_it_goes_on_where_it_was_and_other_code_begins_anew(
         source = identify(admin, deployed.topics.events)
     far = {"log": str(source)} | {str(partition): end for partition, end in ends.items()}
     copy.redis.hset(BALANCES_CHECKPOINT_KEY, mapping=far)
-    number = deployed.redis().rpartition("/")[2]
+    number = str(database_of(deployed.redis()))
     ours = fingerprint(MODELS["balances"].sources)
     copy.redis.hset(MARK_KEY, mapping={"state": "building", "fingerprint": ours, "log": str(source), "live": number})
     balances.redis.hset(BALANCES_CHECKPOINT_KEY, mapping={"log": str(source)} | dict.fromkeys(map(str, ends), 0))

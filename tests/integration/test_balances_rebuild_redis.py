@@ -26,18 +26,12 @@ LIVE, COPY = 4, 5
 EVENTS = [opened("A-1"), opened("A-2"), deposited("A-1", 2, 250), deposited("A-2", 2, 2**53 + 1)]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    with ValkeyServer(data_dir=Path(tmp_path_factory.mktemp("redis")), appendonly="yes", save="") as running:
-        yield running
-
-
 @pytest.fixture
-def database(server: ValkeyServer) -> Iterator[Callable[[int], Redis]]:
+def database(own_redis: str) -> Iterator[Callable[[int], Redis]]:
     clients: list[Redis] = []
 
     def client(number: int) -> Redis:
-        clients.append(connect(f"{server.connection_url}/0", number))
+        clients.append(connect(own_redis, number))
         return clients[-1]
 
     client(0).flushall()

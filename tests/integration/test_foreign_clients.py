@@ -21,14 +21,14 @@ _ACCOUNT = f"foreign-{uuid.uuid4().hex[:8]}"
 
 @pytest.fixture
 def registry(ledger: Ledger) -> Iterator[SchemaRegistryClient]:
-    with SchemaRegistryClient({"url": ledger.connections.registry_url}) as client:
+    with SchemaRegistryClient(ledger.connections.registry()) as client:
         yield client
 
 
 def test_a_foreign_producer_is_answered_and_a_foreign_consumer_reads_the_events(
     ledger: Ledger, registry: SchemaRegistryClient
 ) -> None:
-    topics, kafka = ledger.connections.topics, {"bootstrap.servers": ledger.connections.kafka_bootstrap}
+    topics, kafka = ledger.connections.topics, ledger.connections.kafka()
     now = datetime.now(UTC)
     common = {
         "account_id": _ACCOUNT,

@@ -19,6 +19,8 @@ from deploy.stack.errors import StackError
 from deploy.stack.stack import Stack
 from schemas.connections import Connections
 
+pytestmark = pytest.mark.usefixtures("controls_servers")
+
 # Bounds every wait for the brokers; each answers within a second unless the test has found something.
 TIMEOUT_S = 30
 # So many that a registry which said that it is ready while it still reads them back would be caught.

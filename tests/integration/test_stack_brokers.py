@@ -8,6 +8,8 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
 from deploy.stack.stack import Stack
 
+pytestmark = pytest.mark.usefixtures("controls_servers")
+
 # An election after a broker's loss takes up to its session's 9 s; this allows for a busy machine.
 TIMEOUT_S = 60
 

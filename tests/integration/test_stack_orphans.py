@@ -18,6 +18,8 @@ from deploy.stack.folder import Folder, Settings
 from deploy.stack.launch import supervisor_of
 from deploy.stack.stack import Stack
 
+pytestmark = pytest.mark.usefixtures("controls_servers")
+
 # A clean stop of all takes a few seconds; this allows for a busy machine.
 GONE_TIMEOUT_S = 60
 STARTED_TIMEOUT_S = 90

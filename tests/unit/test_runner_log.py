@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from projectors.quiet import Sparing, kafka_logger
+from schemas.telemetry.quiet import Sparing, kafka_logger
 
 
 def line(kind: str, at: float, level: int = logging.ERROR) -> logging.LogRecord:
