@@ -2,6 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+COMPOSE ?= docker compose
+
+# What goes into the images: the same versions as everywhere.
+IMAGE_LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.13 --generate-hashes --no-emit-index-url \
+  --no-annotate --no-header --constraint requirements.lock
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint types imports check up down run bench lock clean
@@ -19,8 +24,26 @@ $(STAMP): requirements.lock pyproject.toml
 
 setup: $(STAMP)  ## make .venv with everything: services, local stack, tests
 
-demo: $(STAMP)  ## a month of a bank through real servers (FILE=, MAPPING=, KEEP=1)
+# On the compose stack nothing is installed here: the demonstration runs in a container as well.
+ifeq ($(STACK),compose)
+demo: up
+	$(COMPOSE) run --rm daybook demo --attach
+
+up:
+	$(COMPOSE) up --build --wait $(UP)
+
+down:
+	$(COMPOSE) down
+else
+demo: $(STAMP)  ## a month of a bank through real servers (FILE=, MAPPING=, KEEP=1, STACK=compose)
 	$(BIN)/python -m daybook demo $(if $(FILE),--file "$(FILE)") $(if $(MAPPING),--mapping "$(MAPPING)") $(if $(KEEP),--keep)
+
+up: $(STAMP)  ## start the local stack in .daybook and deploy topics, schemas and search indices (STACK=compose)
+	$(BIN)/daybook stack up && $(BIN)/daybook deploy apply
+
+down: $(STAMP)  ## stop the local stack; its data stays (STACK=compose)
+	$(BIN)/daybook stack down
+endif
 
 test: $(STAMP)  ## the whole test suite, on real servers (ARGS= goes to pytest)
 	$(BIN)/python -m pytest $(ARGS)
@@ -36,12 +59,6 @@ imports: $(STAMP)  ## the import rules of docs/ARCHITECTURE.md
 
 check: lint types imports  ## lint, types and import rules
 
-up: $(STAMP)  ## start the local stack in .daybook and deploy topics, schemas and search indices
-	$(BIN)/daybook stack up && $(BIN)/daybook deploy apply
-
-down: $(STAMP)  ## stop the local stack; its data stays
-	$(BIN)/daybook stack down
-
 run: $(STAMP)  ## command service and projectors on the local stack, until Ctrl-C
 	$(BIN)/daybook run
 
@@ -52,6 +69,8 @@ lock: $(STAMP)  ## write requirements.lock anew from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-annotate --no-header --all-extras --group dev --upgrade pyproject.toml -o requirements.lock
+	$(IMAGE_LOCK) --extra tracing pyproject.toml -o deploy/image/service.lock
+	$(IMAGE_LOCK) --extra tracing --extra analytics --extra activity pyproject.toml -o deploy/image/analytics.lock
 
 clean:  ## remove .venv and caches; the stack's data stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

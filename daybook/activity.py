@@ -21,13 +21,15 @@ DEFAULT_PORT: Final = 16066
 
 
 class ActivitySettings(EnvironmentSettings):
-    """Where the program serves its tables; it reads the same variable."""
+    """Where the program serves its tables; it reads the same port."""
 
     activity_port: int = Field(default=DEFAULT_PORT, ge=1, le=65535)
+    activity_url: str | None = None
+    """For a program that runs elsewhere than on this machine."""
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.activity_port}"
+        return self.activity_url or f"http://127.0.0.1:{self.activity_port}"
 
 
 def ask(url: str, path: str, *, timeout_s: float) -> Mapping[str, Any]:

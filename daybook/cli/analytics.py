@@ -156,14 +156,15 @@ def add_to(parent: typer.Typer) -> None:
 
 @contextmanager
 def _installed() -> Iterator[None]:
-    """Imports of what `daybook[analytics]` installs."""
+    """Imports of what `daybook[analytics]` installs, and `daybook[plots]`."""
     try:
         yield
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in ("daybook", "schemas"):
             raise
-        say(f"error: this command needs {missing}, which is not installed: pip install 'daybook[analytics]'")
+        extra = "plots" if missing == "matplotlib" else "analytics"
+        say(f"error: this command needs {missing}, which is not installed: pip install 'daybook[{extra}]'")
         raise typer.Exit(FAILED) from None
 
 

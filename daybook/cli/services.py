@@ -54,6 +54,9 @@ def demo(
         Path, typer.Option("--dir", metavar="FOLDER", help="The stack's folder.", envvar="DAYBOOK_STACK_DIR")
     ] = Path(".daybook"),
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running until Ctrl-C.")] = False,
+    attach: Annotated[
+        bool, typer.Option("--attach", help="Use the servers and services that the environment names; start nothing.")
+    ] = False,
 ) -> None:
     """Send a bank's month through real servers, and check every balance against an independent sum.
 
@@ -61,9 +64,11 @@ def demo(
     """
     if (file is None) != (mapping is None):
         raise typer.BadParameter("--file and --mapping go together: give both or neither")
+    if attach and keep:
+        raise typer.BadParameter("--attach starts nothing, so there is nothing for --keep")
     from daybook.demo.show import Demo  # noqa: PLC0415
 
-    Demo(directory, keep=keep).run(file, mapping, accounts=accounts, seed=seed)
+    Demo(directory, keep=keep, attach=attach).run(file, mapping, accounts=accounts, seed=seed)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -11,12 +11,13 @@ from rich.console import Console
 from daybook.activity import ask
 from daybook.cli.activity import VOLUMES, volume_rows
 from daybook.cli.searching import ACCOUNTS, account_row, entry_row, trail
-from daybook.cli.tables import table
+from daybook.cli.tables import Column, table
 from daybook.cli.verify import wording
 from daybook.client import Client
-from daybook.demo.servers import DemoFailed, Running
+from daybook.demo.ledger import DemoFailed, Running
 from daybook.positions import MODELS
 from daybook.status import status
+from daybook.supervise import is_importable
 from daybook.verify.run import Outcome, verify
 
 _TIMEOUT_S: Final = 90.0
@@ -27,6 +28,7 @@ _TRAIL_BEGINS: Final = 3
 _TRAIL_ENDS: Final = 9
 _MINUTES: Final = 2
 _FLOWS: Final = "daily-flows"
+_FLOWS_SHOWN: Final = 5
 _BY: Final = {"by": "effective"}
 """The month was imported today; the picture is to show it as it was."""
 
@@ -75,7 +77,6 @@ class ModelsShown:
         # They take a second to import, and not every installation has what they need.
         from daybook.analytics.catalog import account_events, answering  # noqa: PLC0415
         from daybook.analytics.named import QUERIES  # noqa: PLC0415
-        from daybook.analytics.plot import draw  # noqa: PLC0415
         from daybook.analytics.query import query  # noqa: PLC0415
 
         self._console.rule("analytics: flows by day")
@@ -83,6 +84,20 @@ class ModelsShown:
         connections = self._ledger.connections
         with account_events(connections) as found, answering(connections):
             answer = query(found, named.sql, named.values(_BY))
+        if not is_importable("matplotlib"):
+            self._console.print(
+                table(
+                    [Column(name) for name in answer.columns],
+                    [[str(cell) for cell in row] for row in answer.rows[:_FLOWS_SHOWN]],
+                )
+            )
+            self._console.print(
+                f"{len(answer.rows)} days and currencies in all; pip install 'daybook[plots]' has them drawn",
+                markup=False,
+            )
+            return
+        from daybook.analytics.plot import draw  # noqa: PLC0415
+
         file = self._folder / f"{_FLOWS}.png"
         draw(named.name, answer, _BY, file)
         self._console.print(f"{len(answer.rows)} days and currencies, drawn: {file}", soft_wrap=True)

@@ -1,18 +1,17 @@
-"""What a demonstration runs on: the local stack with its definitions, the services, and a client of them."""
+"""The local stack for a demonstration, with its definitions and the services."""
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from daybook.activity import DEFAULT_PORT, ActivitySettings
-from daybook.errors import DaybookError
+from daybook.demo.ledger import DemoFailed, Running
 from daybook.supervise import PROGRAMS, AlreadyRun, OneOfEach, Program, Supervisor, idle
 from deploy import definitions
 from deploy.errors import DeployError
@@ -20,27 +19,6 @@ from deploy.stack.cli import ConsoleReporter
 from deploy.stack.errors import StackError
 from deploy.stack.stack import Stack
 from schemas.connections import Connections
-
-
-class DemoFailed(DaybookError):
-    """The demonstration could not be shown, or showed a difference."""
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """A ledger that is up. `supervisor` is None if its services are run by somebody else."""
-
-    connections: Connections
-    supervisor: Supervisor | None
-    log: Path
-    idle: Mapping[str, str]
-    """Programs that are left out, by name, and why."""
-    activity: ActivitySettings
-
-    @property
-    def activity_option(self) -> str:
-        """What `daybook activity` must be told where it is not at its usual port."""
-        return "" if self.activity.activity_port == DEFAULT_PORT else f" --url {self.activity.url}"
 
 
 @contextmanager
@@ -70,7 +48,7 @@ def running(folder: Path, console: Console) -> Iterator[Running]:
         activity = ActivitySettings(_env_file=None, activity_port=_free(DEFAULT_PORT))
         environment |= {"DAYBOOK_ACTIVITY_PORT": str(activity.activity_port)}
         supervisor = _services(group, connections, environment, log, cleanup)
-        yield Running(connections, supervisor, log, without, activity if supervisor else ActivitySettings())
+        yield Running(connections, supervisor, str(log), without, activity if supervisor else ActivitySettings())
         console.print("stopping what was started ...")
 
 

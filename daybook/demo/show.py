@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping as Map
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -18,8 +19,8 @@ from daybook.cli.display import ImportDisplay
 from daybook.client import Client
 from daybook.demo import month
 from daybook.demo.expected import Expected, expected_balances
+from daybook.demo.ledger import DemoFailed, Running, attached
 from daybook.demo.models import ModelsShown
-from daybook.demo.servers import DemoFailed, Running, running
 from daybook.errors import ReplyTimeout
 from daybook.importing import AccountsExist, Import
 from daybook.mapping import Mapping
@@ -55,11 +56,17 @@ class _Compared:
 
 
 class Demo:
-    """One demonstration in a stack's folder; with `keep` it stays up until Ctrl-C."""
+    """One demonstration in a stack's folder; with `keep` it stays up until Ctrl-C.
 
-    def __init__(self, folder: Path, *, keep: bool, console: Console | None = None) -> None:
+    With `attach` it is shown on what the environment names, and `folder` has only the files that it makes.
+    """
+
+    def __init__(
+        self, folder: Path, *, keep: bool = False, attach: bool = False, console: Console | None = None
+    ) -> None:
         self._folder = folder
         self._keep = keep
+        self._attach = attach
         self._console = console or Console(highlight=False)
 
     def run(self, file: Path | None, mapping_file: Path | None, *, accounts: int, seed: int) -> None:
@@ -68,7 +75,7 @@ class Demo:
         mapping = month.mapping(seed) if mapping_file is None else Mapping.load(mapping_file)
         if mapping.accounts.open == "never":
             raise DemoFailed("the mapping opens no accounts, so nothing says which balances they began with")
-        with running(self._folder, self._console) as ledger:
+        with self._ledger() as ledger:
             if file is None:
                 file = self._folder / "demo" / "month.csv"
                 rows = month.write(file, accounts=accounts, seed=seed)
@@ -81,6 +88,14 @@ class Demo:
                 self._show_models(ledger, client, compared[0].account_id)
             self._console.print(f"\nAll of it took {time.monotonic() - began:.0f} s.")
             self._say_how_to_go_on(ledger, compared[0])
+
+    def _ledger(self) -> AbstractContextManager[Running]:
+        if self._attach:
+            return attached(self._folder)
+        # The local stack is an extra that an installation for a ledger elsewhere need not have.
+        from daybook.demo.servers import running  # noqa: PLC0415
+
+        return running(self._folder, self._console)
 
     def _post(self, ledger: Running, client: Client, file: Path, mapping: Mapping) -> dict[str, int]:
         """Import the file. Returns each account's last sequence, as far as this run was told of it."""
@@ -163,6 +178,11 @@ class Demo:
 
     def _say_how_to_go_on(self, ledger: Running, example: _Compared) -> None:
         account_id, currency = example.account_id, example.expected.currency
+        if self._attach:
+            self._console.rule("how to go on")
+            self._say_what_to_ask("daybook", ledger, account_id, currency)
+            self._console.print("Running the same demonstration again posts nothing twice.")
+            return
         program = Path(sys.executable).with_name("daybook")
         here = Path.cwd()
         daybook = str(program.relative_to(here) if program.is_relative_to(here) else program)
@@ -173,6 +193,16 @@ class Demo:
             self._console.print(f"  export DAYBOOK_ENV_FILE={self._folder}/env", soft_wrap=True)
         if not self._keep:
             self._console.print(f"  {daybook} stack up{where}", f"  {daybook} run", sep="\n", soft_wrap=True)
+        self._say_what_to_ask(daybook, ledger, account_id, currency)
+        self._console.print(
+            f"The data stays in {self._folder}; `{daybook} stack reset{where}` removes it. Running the same "
+            "demonstration again posts nothing twice."
+        )
+        if self._keep:
+            self._console.print("Everything stays up for use from another terminal, until Ctrl-C.")
+            self._wait(ledger)
+
+    def _say_what_to_ask(self, daybook: str, ledger: Running, account_id: str, currency: str) -> None:
         for line in (
             f"balance {account_id}",
             f'deposit {account_id} "100 {currency}" --reason "a gift"',
@@ -186,13 +216,6 @@ class Demo:
         ):
             # A command that is to be copied must not be broken into lines.
             self._console.print(f"  {daybook} {line}", soft_wrap=True)
-        self._console.print(
-            f"The data stays in {self._folder}; `{daybook} stack reset{where}` removes it. Running the same "
-            "demonstration again posts nothing twice."
-        )
-        if self._keep:
-            self._console.print("Everything stays up for use from another terminal, until Ctrl-C.")
-            self._wait(ledger)
 
     def _wait(self, ledger: Running) -> None:
         try:
