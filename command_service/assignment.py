@@ -122,10 +122,11 @@ class Assignment:
         Raises:
             CommandsUnreadable: the next record cannot be had.
         """
+        # Not after the commands were taken: it may wait for brokers, in which time the group may move partitions.
+        self._look_around()
         messages = self._consumer.consume(1, _IDLE_WAIT_S)
         if messages:
             messages += self._consumer.consume(most - 1, 0)
-        self._look_around()
         # Taken here and not at commit time: later metadata may belong to an assignment without these partitions, and
         # was seen to be accepted for them.
         group = self._consumer.consumer_group_metadata()

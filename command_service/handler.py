@@ -152,7 +152,7 @@ class Handler:
         outcomes: Outcomes,
         span: Span | None,
     ) -> None:
-        trace: Headers = [] if span is None else [(TRACEPARENT, span.traceparent)]
+        trace = _trace(span)
         key, asked = command_key(command.command_id), fingerprint(command)
         earlier = overlay.answer(key)
         if earlier is not None and earlier.fingerprint == asked:
@@ -300,6 +300,12 @@ def _ids(command: AnyCommand) -> dict[str, object]:
         "command_id": command.command_id,
         "correlation_id": command.correlation_id or command.command_id,
     }
+
+
+def _trace(span: Span | None) -> Headers:
+    """The header that leads from what a command led to back to it; none where the span is not sampled."""
+    above = None if span is None else span.traceparent
+    return [] if above is None else [(TRACEPARENT, above)]
 
 
 def _note(span: Span | None, outcome: str, code: str = "") -> None:

@@ -63,7 +63,10 @@ class Vitals:
         self._hindrance = why
 
     def failed(self, why: str) -> None:
-        """A transaction was aborted, or the producer lost. Over with the next commit, or a restore from the log."""
+        """A transaction was aborted, or the producer lost.
+
+        Over with the next commit, with a restore from the log, or when no partition is left.
+        """
         self._failure = why
 
     def committed(self) -> None:
@@ -76,8 +79,11 @@ class Vitals:
         """The group gave it these partitions; none is an answer as well."""
         self._restored = not partitions
         self._left = {}
-        # What hindered the partitions that it had before is their new owner's matter.
+        # What hindered the partitions that it had before is their new owner's matter, and so is, without any left to
+        # commit for or to restore, what became of the last transaction.
         self._hindrance = None
+        if not partitions:
+            self._failure = None
         self._partitions = tuple(sorted(partitions))
 
     def unassigned(self) -> None:

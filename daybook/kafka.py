@@ -27,7 +27,7 @@ _ATTEMPT_S: Final = 1.0
 
 _FIRST_ATTEMPT_S: Final = 0.2
 """The bound of the first request for ends. Put while leaders are being looked up it may never be sent, and a second one
-is answered within milliseconds; the bound is doubled each time up to `_ATTEMPT_S`."""
+is answered within milliseconds; the bound is doubled each time that it was too short."""
 
 _GIVE_UP_S: Final = 2.0
 """For how long every broker may refuse before the first contact fails: a name with several addresses (`localhost`
@@ -170,13 +170,18 @@ def ends(
             isolation_level=isolation_level,
             request_timeout=max(LEAST_S, min(deadline - time.monotonic(), attempt_s)),
         )
-        attempt_s = min(2 * attempt_s, _ATTEMPT_S)
         try:
             return [TopicPartition(at.topic, at.partition, offset_of(end.result())) for at, end in found.items()]
         except KafkaException as error:
             if error.args[0].code() not in _NO_LEADER or time.monotonic() >= deadline:
                 why = f"the ends of topic {next(iter(asked)).topic} cannot be had: {error.args[0].str()}"
                 raise unreachable(connections, why) from error
+            if error.args[0].code() == KafkaError._TIMED_OUT:
+                attempt_s *= 2
+                if attempt_s > _ATTEMPT_S:
+                    # A client keeps to the leaders that it met first, even to a dead one: who leads now, only a new one
+                    # asks, and it has to connect and log in within its attempt.
+                    admin = AdminClient(connections.kafka(), logger=LOG)
         time.sleep(LEAST_S)
 
 

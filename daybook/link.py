@@ -6,11 +6,12 @@ which is before its first command, and decodes only the replies to its own comma
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Final
@@ -22,7 +23,7 @@ from daybook import registry as schema_registry
 from daybook.errors import DaybookError, NotTaken, Unreachable, UnreadableRecord
 from schemas.codec import Codec, Undecodable
 from schemas.commands import AnyCommand, CommandReply
-from schemas.connections import Connections
+from schemas.connections import Connections, NotConfigured
 from schemas.registry import RegistryUnavailable, SchemaNotRegistered
 from schemas.telemetry import traces
 from schemas.topics import REPLAYED_HEADER
@@ -43,6 +44,8 @@ Outcomes = SimpleQueue[Answer | DaybookError]
 Headers = list[tuple[str, str | bytes | None]]
 
 _OnDelivery = Callable[[KafkaError | None, Message], None]
+
+_log: Final = logging.getLogger(__name__)
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
@@ -92,7 +95,7 @@ class Link:
         try:
             self._consumer.assign(self._ends(deadline))
             self._producer = self._new_producer(timeout_s)
-            self._tracer = traces.tracer("daybook-client")
+            self._tracer = _tracer()
         except BaseException:
             self._consumer.close()
             self._registry.close()
@@ -317,6 +320,24 @@ class Link:
 
     def _unreachable(self, why: str) -> Unreachable:
         return kafka.unreachable(self._connections, why)
+
+
+def _tracer() -> traces.Tracer | None:
+    """What makes the client's spans, if that is switched on and can be had.
+
+    The variables may be there for the application's own traces, which are no reason to keep it from sending commands.
+    """
+    try:
+        return traces.tracer("daybook-client")
+    except NotConfigured as error:
+        _goes_without_traces(str(error))
+        return None
+
+
+@cache
+def _goes_without_traces(why: str) -> None:
+    """Say so, once for each reason: a program may open many links."""
+    _log.warning("commands are sent without traces: %s", why)
 
 
 def _is_replayed(message: Message) -> bool:

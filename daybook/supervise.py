@@ -106,11 +106,14 @@ def programs(only: Collection[str]) -> tuple[Program, ...]:
     return tuple(program for program in PROGRAMS if not only or program.name in only)
 
 
-def _to_stderr(name: str, line: str) -> None:
-    """A program's line under its name; where logs are JSON, as JSON, whoever printed it."""
-    if os.environ.get("DAYBOOK_LOG_FORMAT") != "json":
-        shown = f"{name:<15} | {line}"
-    elif line.startswith("{"):
+def to_stderr(name: str, line: str) -> None:
+    """Show a program's line, under its name."""
+    print(f"{name:<15} | {line}", file=sys.stderr, flush=True)
+
+
+def to_stderr_as_json(name: str, line: str) -> None:
+    """Show a program's line as JSON, whoever printed it."""
+    if line.startswith("{"):
         # It says itself which service it is from.
         shown = line
     else:
@@ -132,7 +135,7 @@ class Supervisor:
         group: Collection[Program] = PROGRAMS,
         *,
         environment: Mapping[str, str] | None = None,
-        output: Callable[[str, str], None] = _to_stderr,
+        output: Callable[[str, str], None] = to_stderr,
     ) -> None:
         """`environment` is what the programs get in place of this process's, `os.environ`."""
         self._group = tuple(group)

@@ -52,6 +52,9 @@ _ATTEMPT_S: Final = 2.0
 """One attempt's bound at first contact: after each it is looked at whether any broker is there at all. A name with
 several addresses is tried at all of them within that time."""
 
+_LOGINS_S: Final = 60.0
+"""For all principals to log in side by side. A login takes thousands of hashes, some ten milliseconds in all."""
+
 _INTERVAL_S: Final = 0.05
 """Between two looks at whether new topics can be written to; electing their leaders takes a few of these."""
 
@@ -192,7 +195,7 @@ class Brokers:
         Nothing but a login tells: Kafka keeps no password, and shows nobody what it keeps instead.
         """
         waiting = {name: _Login(self._connections, name, password) for name, password in passwords.items()}
-        deadline = time.monotonic() + _TIMEOUT_S
+        deadline = time.monotonic() + _LOGINS_S
         refused: set[str] = set()
         while waiting:
             for name, login in list(waiting.items()):

@@ -134,7 +134,8 @@ class Progress:
         return tuple(sorted(self._reached.copy().values(), key=lambda reached: reached.partition))
 
     def entered(self, state: State, reason: str = "", reason_class: str = "") -> None:
-        """`reason` says in words why it is `WAITING`, and `reason_class` names what for: `redis`, `kafka`, `held`."""
+        """`reason` says in words why it is `WAITING`, or what its start is at; `reason_class` names what it waits for:
+        `redis`, `kafka`, `held`."""
         if self._reason_class and self._reason_class != reason_class:
             self._waiting.labels(self._projector, self._reason_class).set(0)
         if reason_class:
@@ -198,7 +199,7 @@ class Progress:
         if self.brokers.down is not None:
             return f"Kafka cannot be reached: {self.brokers.down}"
         if self._assigned is None:
-            return "the consumer group has not said yet which partitions are ours"
+            return self._reason or "the consumer group has not said yet which partitions are ours"
         if not self._assigned:
             return None
         if self._state is State.STARTING:

@@ -124,7 +124,7 @@ MODELS: Final[Mapping[str, Model]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says, until done or told to stop."""
     options = _parser().parse_args(arguments)
-    logs.set_up(f"rebuild-{options.model}", "WARNING", text="%(levelname)s %(name)s: %(message)s")
+    _set_up_logs(options.model)
     gc.set_threshold(_COLLECT_EVERY)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -148,6 +148,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _FAILED
 
 
+def _set_up_logs(model: str, form: str | None = None) -> None:
+    """Only what is wrong, since the display says what is right."""
+    logs.set_up(f"rebuild-{model}", "WARNING", form, text="%(levelname)s %(name)s: %(message)s")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="projectors.rebuild", description="Build a read model anew.")
     parser.add_argument("do", choices=("build", "rollback", "discard"))
@@ -164,6 +169,7 @@ def _run(options: argparse.Namespace, stopping: threading.Event) -> int:
     settings = ProjectorSettings.from_environment()
     connections = Connections.from_environment()
     name: str = options.model
+    _set_up_logs(name, settings.log_format)
     with ExitStack() as open_:
         telemetry = RebuildTelemetry(name, REGISTRY)
         open_.enter_context(
@@ -183,8 +189,18 @@ def _run(options: argparse.Namespace, stopping: threading.Event) -> int:
         source = _source(admin, login, connections, patience)
         registry = open_.enter_context(Registry(connections))
         codec = Codec(registry)
-        if not look_up_patiently(lambda: codec.look_up_events(source.topic), stopping, display.say):
+
+        def look_up() -> None:
+            telemetry.beat()
+            codec.look_up_events(source.topic)
+
+        def waits(why: str) -> None:
+            display.say(why)
+            telemetry.waits(why)
+
+        if not look_up_patiently(look_up, stopping, waits):
             raise Stopped
+        telemetry.waits(None)
         open_.enter_context(OneRebuild(connections, name, patience, display.say))
         reader = open_.enter_context(closing(consumer(connections, name)))
         partitions = _partitions(reader, source.topic)

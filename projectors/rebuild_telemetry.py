@@ -38,6 +38,10 @@ class RebuildTelemetry:
         gauge("daybook_rebuild_started_timestamp_seconds", "When the rebuild was started.").set(time.time())
         self.step("preparing")
 
+    def beat(self) -> None:
+        """The schemas are about to be looked up, once more."""
+        self._pulse.beat("looking up the schemas")
+
     def step(self, step: str) -> None:
         """One of `_STEPS` is under way."""
         self._pulse.beat(step)

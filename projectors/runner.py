@@ -206,6 +206,7 @@ class Runner:
             left_s = until - time.monotonic()
             if left_s <= 0:
                 return
+            self._progress.pulse.beat("gathering events for one commit")
             messages += self._consumer.consume(self._batch_events - len(messages), min(left_s, _TURN_S))
 
     def _apply(self, taken: Mapping[int, list[Message]]) -> None:
@@ -328,6 +329,10 @@ class Runner:
         self._places = {}
         self._progress.gave_up()
         self._progress.assigned(self._assigned)
+        if not partitions:
+            # What was waited for is their new owner's matter.
+            self._progress.entered(State.STARTING)
+            self._failures = 0
         _log.info("%s has partitions %s", self._projector.name, list(self._assigned))
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:

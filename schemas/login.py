@@ -19,9 +19,14 @@ _ATTEMPT_S: Final = 2.0
 """One request's bound, after which it is looked at why there was no answer: a refusal comes within a second."""
 
 
+_OUR_SIDE: Final = "handshake failed: Local:"
+"""What librdkafka's text has when the broker hung up, or was silent, as the login began: a broker that is starting or
+ending does so. The code is that of a refusal all the same."""
+
+
 def is_refusal(error: KafkaError) -> bool:
-    """Whether Kafka does not take our user and password."""
-    return error.code() in _REFUSALS
+    """Whether Kafka does not take our user and password, by its own word."""
+    return error.code() in _REFUSALS and _OUR_SIDE not in error.str()
 
 
 def told(error: KafkaError) -> str:
@@ -39,11 +44,12 @@ class LoginWatch:
         self.options: Final[dict[str, Any]] = {"error_cb": self._on_error}
 
     def check(self, client: AdminClient) -> None:
-        """To be called when a request failed. Raises `NotConfigured` if Kafka does not let us in."""
+        """To be called when a request failed. Raises `NotConfigured` if Kafka has not let us in since the last call."""
         # The callback is called here.
         client.poll(0)
-        if self._refusal is not None:
-            raise NotConfigured(f"Kafka at {self._address} does not let us in: {self._refusal}")
+        refusal, self._refusal = self._refusal, None
+        if refusal is not None:
+            raise NotConfigured(f"Kafka at {self._address} does not let us in: {refusal}")
 
     def metadata(self, client: AdminClient, timeout_s: float) -> ClusterMetadata:
         """The topics that there are for us. Blocks for `timeout_s` at most.

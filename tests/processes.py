@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -13,9 +14,13 @@ from typing import TypeVar
 
 from pydantic import SecretStr
 
+from deploy.stack.ports import ATTEMPTS, FREE_RANGE, is_free
 from schemas.connections import Connections
 
 T = TypeVar("T")
+
+_given: set[int] = set()
+"""The ports that were given out, by this process: none is given twice."""
 
 
 def _variable(field: str) -> str:
@@ -46,14 +51,37 @@ def environment(connections: Connections, **more: str) -> dict[str, str]:
     return inherited | values | more
 
 
-def until(condition: Callable[[], T], what: str, timeout_s: float = 90.0) -> T:
-    """Ask again until the answer is true, and give it back. Fails, saying what was awaited, after the time-out."""
+def free_ports(count: int) -> int:
+    """The first of so many ports in a row that nobody listens on.
+
+    They are none of those that the system takes for outgoing connections, so that they stay free until they are used.
+    """
+    starts = range(FREE_RANGE.start, FREE_RANGE.stop - count)
+    for first in random.sample(starts, ATTEMPTS):
+        ports = range(first, first + count)
+        if _given.isdisjoint(ports) and all(is_free(port) for port in ports):
+            _given.update(ports)
+            return first
+    raise AssertionError(f"no {count} free ports in a row were found in {FREE_RANGE} in {ATTEMPTS} tries")
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    return free_ports(1)
+
+
+def until(condition: Callable[[], T], what: str | Callable[[], str], timeout_s: float = 90.0) -> T:
+    """Ask again until the answer is true, and give it back. Fails, saying what was awaited, after the time-out.
+
+    `what` may be a function, which is called then: to say how things are at the end, not at the beginning.
+    """
     deadline = time.monotonic() + timeout_s
     while True:
         answer = condition()
         if answer:
             return answer
-        assert time.monotonic() < deadline, f"after {timeout_s:.0f} s still no {what}"
+        if time.monotonic() >= deadline:
+            raise AssertionError(f"after {timeout_s:.0f} s still no {what if isinstance(what, str) else what()}")
         time.sleep(0.02)
 
 
@@ -103,4 +131,6 @@ class Process:
 
     def said(self, text: str, timeout_s: float = 90.0, *, times: int = 1) -> None:
         """Wait until it has logged a text so many times."""
-        until(lambda: self.output.count(text) >= times, f'"{text}" in the log:\n{self.output[-4000:]}', timeout_s)
+        until(
+            lambda: self.output.count(text) >= times, lambda: f'"{text}" in the log:\n{self.output[-4000:]}', timeout_s
+        )

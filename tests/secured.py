@@ -31,7 +31,7 @@ from deploy.stack.elasticsearch import Elasticsearch
 from deploy.stack.folder import Folder, Settings, write_text
 from deploy.stack.kafka import Kafka
 from deploy.stack.ports import choose
-from deploy.stack.probes import HOST, answers_line
+from deploy.stack.probes import HOST, answers_line, listens
 from deploy.stack.redis import Redis
 from deploy.stack.registry import CONFLUENT_API, Registry
 from deploy.stack.server import Command, Place, Port, Server
@@ -65,11 +65,13 @@ class SecuredKafka(Kafka):
         return [Command([*command.argv, "--add-scram", credential], command.env) for command in super().prepare(place)]
 
     def probe(self, place: Place) -> str | None:
-        client = AdminClient({**kafka_settings(ADMIN, self.passwords[ADMIN], place.ports), "log_level": 0})
-        try:
-            return None if self.node in client.list_topics(timeout=2).brokers else "it is not in its cluster"
-        except KafkaException as error:
-            return str(error)
+        if closed := listens(place.ports[self.name]):
+            return closed
+        with AdminClient({**kafka_settings(ADMIN, self.passwords[ADMIN], place.ports), "log_level": 0}) as client:
+            try:
+                return None if self.node in client.list_topics(timeout=20).brokers else "it is not in its cluster"
+            except KafkaException as error:
+                return str(error)
 
     def _settings(self, place: Place) -> Mapping[str, str]:
         password = self.passwords[BROKER]
@@ -135,9 +137,9 @@ class SecuredElasticsearch(Elasticsearch):
         return commands
 
     def probe(self, place: Place) -> str | None:
-        password = self._passwords[ADMIN]
+        # Who does not log in may ask for the cluster's health.
         with ElasticsearchClient(
-            f"http://{HOST}:{place.ports[self.name]}", basic_auth=(ADMIN, password), max_retries=0, request_timeout=2
+            f"http://{HOST}:{place.ports[self.name]}", max_retries=0, request_timeout=20
         ) as client:
             try:
                 client.cluster.health(wait_for_status="yellow", timeout="0s")
@@ -269,7 +271,7 @@ class Running:
 
     def _begin(self, server: Server) -> subprocess.Popen[bytes]:
         for command in server.prepare(self._place):
-            self._spawn(server, command).wait(90)
+            assert self._spawn(server, command).wait(300) == 0, tail(self.folder.log(server.name))
         process = self._spawn(server, server.command(self._place))
         self._cleanup.callback(_end, process, server)
         return process

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -24,18 +25,32 @@ def run(
 
     daybook run --only command-service
     """
-    from daybook.supervise import OneOfEach, Supervisor, idle, programs  # noqa: PLC0415
+    from daybook.supervise import (  # noqa: PLC0415
+        OneOfEach,
+        Supervisor,
+        idle,
+        programs,
+        to_stderr,
+        to_stderr_as_json,
+    )
     from schemas.connections import Connections  # noqa: PLC0415
+    from schemas.telemetry.logs import LogSettings  # noqa: PLC0415
 
     group = programs(only or ())
     connections = Connections.from_environment()
+    log_format = LogSettings.from_environment().log_format
     if not only:
         without = idle(group, connections)
         for name, why in without.items():
             say(f"without {name}: {why}")
         group = tuple(program for program in group if program.name not in without)
     with OneOfEach(connections, group):
-        supervisor = Supervisor(group)
+        supervisor = Supervisor(
+            group,
+            # So that what a program logs before it has read its settings has the same form.
+            environment=os.environ | {"DAYBOOK_LOG_FORMAT": log_format},
+            output=to_stderr_as_json if log_format == "json" else to_stderr,
+        )
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda _number, _frame: supervisor.end())
         with supervisor:

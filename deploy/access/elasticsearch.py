@@ -83,7 +83,7 @@ def _roles(indices: Indices) -> Mapping[str, object]:
         PROJECTOR_SEARCH: {"cluster": ["indices:admin/index_template/get"], "indices": [project]},
         CLIENT: {"indices": [read]},
         # Comparing a model with the log begins with a refresh, so that searches see what the projector has written.
-        OPERATOR: {"indices": [read, {"names": aliases, "privileges": ["maintenance"]}]},
+        OPERATOR: {"indices": [read, {"names": aliases, "privileges": ["indices:admin/refresh*"]}]},
     }
 
 

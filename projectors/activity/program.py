@@ -86,7 +86,7 @@ async def _run(
                 look_up_patiently, lambda: _look_up(codec, connections), stopping, waits
             ):
                 return
-            progress.entered(State.STARTING)
+            progress.entered(State.STARTING, "Faust joins its group and restores its tables")
             placement = await asyncio.to_thread(_placement, connections)
             app = application(connections, placement)
             server.activity = Activity(app, connections, settings, source, codec, progress, tracer)

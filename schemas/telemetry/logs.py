@@ -18,12 +18,20 @@ from typing import Any, Final
 
 import structlog
 
+from schemas.connections import LOG_FORMAT, EnvironmentSettings
+
 _TEXT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 _CHATTY: Final = ("elastic_transport", "httpx", "httpx2", "httpcore", "urllib3")
 """Clients that log each request; what came of it is logged by ours where it matters."""
 
 _log = logging.getLogger("daybook")
+
+
+class LogSettings(EnvironmentSettings):
+    """How lines look, for a program that has no settings of its own."""
+
+    log_format: str = LOG_FORMAT
 
 
 def set_up(

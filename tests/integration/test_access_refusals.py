@@ -213,6 +213,8 @@ SEARCH_WRITES: dict[str, Callable[[Elasticsearch, str], Any]] = {
     "moving the alias": lambda client, alias: client.indices.put_alias(index=f"{alias}-000001", name=alias),
     "a template": lambda client, alias: client.indices.put_index_template(name="mine", index_patterns=[f"{alias}-*"]),
     "closing an index": lambda client, alias: client.indices.close(index=f"{alias}-000001"),
+    "merging segments": lambda client, alias: client.indices.forcemerge(index=alias),
+    "flushing an index": lambda client, alias: client.indices.flush(index=alias),
     "reading past the alias": lambda client, alias: client.search(index=f"{alias}-000001"),
     "a setting": lambda client, _: client.cluster.put_settings(persistent={"action.auto_create_index": "true"}),
 }
@@ -373,7 +375,7 @@ def test_the_command_line_with_a_wrong_password_says_so(
         OPERATOR,
         DAYBOOK_KAFKA_SASL_PASSWORD=WRONG.get_secret_value(),
         DAYBOOK_DEPLOY_PASSWORDS=str(secured.passwords_file()),
-        DAYBOOK_USER_ID="ada",
+        DAYBOOK_USER="ada",
     )
     assert_clear(daybook(*arguments, env=env, exit_code=exit_code), "DAYBOOK_KAFKA_SASL")
 

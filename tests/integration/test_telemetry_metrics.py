@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from schemas.connections import Connections
 from schemas.telemetry import probe
 from tests.conftest import PARTITIONS
-from tests.processes import Process, environment, until
+from tests.processes import Process, environment, free_ports, until
 from tests.wire import Wire, deposit, opening
 
 Start = Callable[..., Process]
@@ -53,28 +52,10 @@ def expressions() -> Iterator[str]:
     yield from found
 
 
-def free_ports(count: int) -> int:
-    """The first of so many ports in a row that nobody listens on."""
-    while True:
-        with ExitStack() as held:
-            first = held.enter_context(closing(socket.create_server(("127.0.0.1", 0)))).getsockname()[1]
-            try:
-                for port in range(first + 1, first + count):
-                    held.enter_context(closing(socket.create_server(("127.0.0.1", port))))
-            except (OSError, OverflowError):
-                continue
-            return int(first)
-
-
 def scraped(port: int) -> dict[str, set[str]]:
     """The names of samples that a process serves, each with its labels; those of a series that has none yet as well."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-            text = answer.read().decode()
-    except OSError:
-        return {}
     found: dict[str, set[str]] = {}
-    for family in text_string_to_metric_families(text):
+    for family in text_string_to_metric_families(got(port, "/metrics") or ""):
         suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}.get(family.type, ("",))
         for suffix in suffixes:
             found.setdefault(family.name.removesuffix("_total") + suffix, set())
@@ -108,19 +89,24 @@ def served(
         process.start()
     try:
         for offset, process in enumerate(processes):
-            # As a container's health check asks, in a process of its own.
-            until(lambda offset=offset: ready(first + offset), f"readiness:\n{process.output[-3000:]}", 180)
+            until(
+                lambda port=first + offset: got(port, "/ready") is not None,
+                lambda process=process: f"readiness:\n{process.output[-3000:]}",
+                180,
+            )
+        for port in range(first, first + len(processes)):
+            assert_ready(port)
         with Wire(connections, PARTITIONS) as wire:
             wire.decide(opening("A-1"), deposit("A-1", 5), deposit("A-2", 5))
             wire.put(b"nonsense", key=b"A-1")
             wire.flush()
         for offset, name in enumerate(_PROJECTORS):
             port, applied = first + 1 + offset, f'daybook_projector_events_applied_total{{projector="{name}"}} 2.0'
-            until(lambda port=port, applied=applied: applied in text(port), f"events in {name}")
-        until(lambda: "daybook_parked_total{" in text(first), "a parked record")
+            until(lambda port=port, applied=applied: applied in (got(port, "/metrics") or ""), f"events in {name}")
+        until(lambda: "daybook_parked_total{" in (got(first, "/metrics") or ""), "a parked record")
         rebuild = Process("projectors.rebuild", "build", "balances", env=env, log=logs / "rebuild.log")
         rebuild.start()
-        of_rebuild = until(lambda: scraped(first + 5), f"metrics of the rebuild:\n{rebuild.output}")
+        of_rebuild = until(lambda: scraped(first + 5), lambda: f"metrics of the rebuild:\n{rebuild.output}")
         assert rebuild.wait() == 0, rebuild.output
         together: dict[str, set[str]] = {}
         for found in [of_rebuild, *(scraped(first + offset) for offset in range(len(processes)))]:
@@ -132,16 +118,24 @@ def served(
     assert statuses == [0] * len(processes), "\n".join(process.output for process in processes)
 
 
-def ready(port: int) -> bool:
-    return (
-        subprocess.run([sys.executable, "-m", probe.__name__, str(port)], capture_output=True, check=False).returncode
-        == 0
+def assert_ready(port: int) -> None:
+    """Ask as a container's health check does, in a process of its own."""
+    ended = subprocess.run(
+        [sys.executable, "-m", probe.__name__, str(port)], capture_output=True, text=True, check=False
     )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-def text(port: int) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        return str(answer.read().decode())
+def got(port: int, path: str) -> str | None:
+    """What a process answers; None while it gives no good answer."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return str(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        error.close()
+    except OSError:
+        pass
+    return None
 
 
 def test_every_metric_of_dashboard_and_rules_is_served(served: dict[str, set[str]]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from deploy.definitions import apply
 from deploy.stack.stack import Stack
 from schemas.connections import Connections
 from tests.conftest import PARTITIONS
-from tests.processes import Process, environment, until
+from tests.processes import Process, environment, free_port, free_ports, until
 from tests.relay import Relay
 from tests.wire import Wire, opening
 
@@ -24,11 +23,6 @@ Start = Callable[..., Process]
 
 SERVICE_PORT = "DAYBOOK_COMMAND_SERVICE_METRICS_PORT"
 PROJECTOR_PORT = "DAYBOOK_PROJECTOR_METRICS_PORT"
-
-
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as found:
-        return int(found.getsockname()[1])
 
 
 def asked(port: int, path: str) -> tuple[int, dict[str, Any]]:
@@ -44,11 +38,15 @@ def asked(port: int, path: str) -> tuple[int, dict[str, Any]]:
 
 
 def until_ready(port: int) -> None:
-    until(lambda: asked(port, "/ready")[0] == 200, f"readiness, but: {asked(port, '/ready')}", 180)
+    until(lambda: asked(port, "/ready")[0] == 200, lambda: f"readiness, but: {asked(port, '/ready')}", 180)
 
 
 def until_not_ready(port: int, reason: str) -> None:
-    until(lambda: asked(port, "/ready")[0] == 503 and reason in asked(port, "/ready")[1]["reason"], reason, 180)
+    def told() -> bool:
+        code, answer = asked(port, "/ready")
+        return code == 503 and reason in answer.get("reason", "")
+
+    until(told, lambda: f'"{reason}" at /ready, but: {asked(port, "/ready")}', 180)
 
 
 def test_a_command_service_logs_json_with_ids(deployed: Connections, start: Start) -> None:
@@ -93,6 +91,23 @@ def test_what_keeps_a_command_service_from_its_work_is_told(deployed: Connection
         until_ready(port)
     details = asked(port, "/ready")[1]["details"]
     assert (details["partitions"], details["restored"]) == ([0, 1, 2, 3], True)
+
+
+def test_what_keeps_a_rebuild_from_its_work_is_told(deployed: Connections, start: Start) -> None:
+    port = free_port()
+    host, _, registry = deployed.registry_url.removeprefix("http://").partition("/")[0].rpartition(":")
+    with closing(Relay(host, int(registry))) as relay:
+        url = deployed.registry_url.replace(f"{host}:{registry}", f"127.0.0.1:{relay.port}")
+        more = {"DAYBOOK_REGISTRY_URL": url, "DAYBOOK_PROJECTOR_REBUILD_METRICS_PORT": str(port)}
+        rebuild = start("projectors.rebuild", "build", "balances", env=environment(deployed, **more))
+        until_not_ready(port, "waiting for the registry")
+        # A look-up is a sign of life, so that this lasts however long the registry is away.
+        until(
+            lambda: asked(port, "/health")[1].get("details", {}).get("doing") == "looking up the schemas",
+            lambda: f"look-up, but: {asked(port, '/health')}",
+        )
+        relay.open()
+        assert rebuild.wait(180) == 0, rebuild.output
 
 
 def test_what_keeps_a_projector_from_its_work_is_told(deployed: Connections, start: Start) -> None:
@@ -142,7 +157,7 @@ def test_an_instance_without_partitions_is_ready(connections: Connections, start
 @pytest.mark.faults
 def test_nobody_is_ready_while_kafka_is_down(stack: Stack, connections: Connections, start: Start) -> None:
     apply(connections, partitions=1)
-    service, projector, activity = free_port(), free_port(), free_port()
+    service, projector, activity = free_port(), free_port(), free_ports(4) + 3
     start("command_service", env=environment(connections, **{SERVICE_PORT: str(service)}))
     start("projectors", "balances", env=environment(connections, **{PROJECTOR_PORT: str(projector)}))
     # It takes the fourth port from the one that is named.

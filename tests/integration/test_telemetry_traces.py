@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gzip
 import os
-import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +14,7 @@ import pytest
 
 from daybook import Client, Refused
 from schemas.connections import Connections
-from tests.processes import Process, environment, until
+from tests.processes import Process, environment, free_port, until
 
 pytest.importorskip("opentelemetry.sdk", reason="needs the extra `tracing`")
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -103,11 +101,6 @@ class Collector:
         self._thread.join()
 
 
-def _free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as found:
-        return int(found.getsockname()[1])
-
-
 @pytest.fixture
 def collector() -> Iterator[Collector]:
     found = Collector()
@@ -129,7 +122,7 @@ def test_one_trace_leads_from_the_client_to_the_read_models(
         start("projectors", "balances", env=env),
         start("projectors", "search", env=env),
         start("projectors", "analytics", env=env | {"DAYBOOK_ANALYTICS_COMMIT_INTERVAL_S": "0.2"}),
-        start("projectors", "activity", env=env | {"DAYBOOK_ACTIVITY_PORT": str(_free_port())}),
+        start("projectors", "activity", env=env | {"DAYBOOK_ACTIVITY_PORT": str(free_port())}),
     ]
     processes[0].said("restored ")
     for projector in processes[1:]:

@@ -26,7 +26,7 @@ class RegistryContainer(DockerContainer):
             APICURIO_KAFKASQL_CONSUMER_POLL_TIMEOUT="1000",
             QUARKUS_OTEL_SDK_DISABLED="true",
             # It answers a few look-ups at start: a quick start and a small heap matter more than its throughput.
-            JAVA_TOOL_OPTIONS="-Xmx384m -XX:+UseSerialGC -XX:TieredStopAtLevel=1",
+            JAVA_TOOL_OPTIONS="-Xmx384m -XX:TieredStopAtLevel=1",
         )
 
     @property

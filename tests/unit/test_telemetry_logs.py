@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 from confluent_kafka import Message
@@ -21,6 +23,7 @@ from schemas.codec import Codec
 from schemas.telemetry import logs
 from schemas.telemetry.latencies import ISSUED_AT, issued_at
 from schemas.topics import Topics
+from tests.processes import Process
 from tests.unit.memory_registry import MemoryRegistry
 from tests.wire import deposit, opening
 
@@ -171,15 +174,50 @@ def test_commands_given_again_are_not_measured_again(codec: Codec) -> None:
     assert len(handle(codec, command, command).issued_us) == 1
 
 
-def test_a_group_of_programs_logs_json_whatever_they_print(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DAYBOOK_LOG_FORMAT", "json")
-    supervise._to_stderr("balances", '{"event": "its own"}')
-    supervise._to_stderr("balances", "Fatal Python error")
+def test_a_group_of_programs_logs_json_whatever_they_print(capsys: pytest.CaptureFixture[str]) -> None:
+    supervise.to_stderr_as_json("balances", '{"event": "its own"}')
+    supervise.to_stderr_as_json("balances", "Fatal Python error")
     own, wrapped = (json.loads(line) for line in capsys.readouterr().err.splitlines())
     assert own == {"event": "its own"}
     assert (wrapped["service"], wrapped["event"]) == ("balances", "Fatal Python error")
-    monkeypatch.delenv("DAYBOOK_LOG_FORMAT")
-    supervise._to_stderr("balances", "ready")
+    supervise.to_stderr("balances", "ready")
     assert capsys.readouterr().err == "balances        | ready\n"
+
+
+@pytest.fixture
+def in_a_file(tmp_path: Path) -> dict[str, str]:
+    """An environment in which only the dotenv file says that logs are JSON, and no server answers."""
+    said = [
+        "DAYBOOK_LOG_FORMAT=json",
+        "DAYBOOK_KAFKA_BOOTSTRAP=127.0.0.1:1",
+        "DAYBOOK_REGISTRY_URL=http://127.0.0.1:1",
+        "DAYBOOK_REDIS_URL=redis://127.0.0.1:1/0",
+    ]
+    (tmp_path / "env").write_text("\n".join(said))
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("DAYBOOK_", "OTEL_"))}
+    return inherited | {"DAYBOOK_ENV_FILE": str(tmp_path / "env"), "XDG_CACHE_HOME": str(tmp_path)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "service"),
+    [
+        (("daybook", "run", "--only", "balances"), "projector-balances"),
+        (("projectors.rebuild", "build", "balances"), "rebuild-balances"),
+    ],
+)
+def test_what_the_dotenv_file_says_of_the_form_counts(
+    arguments: tuple[str, ...], service: str, in_a_file: dict[str, str], tmp_path: Path
+) -> None:
+    process = Process(*arguments, env=in_a_file, log=tmp_path / "log")
+    process.start()
+    try:
+        # librdkafka tells of its attempts to connect, which are refused.
+        process.said('"logger": "kafka"')
+    finally:
+        process.stop()
+    assert {json.loads(line)["service"] for line in process.output.splitlines() if line.startswith("{")} == {service}
+    if arguments[0] == "daybook":
+        # The program itself speaks to whoever started it.
+        assert [line for line in process.output.splitlines() if not line.startswith("{")] == [
+            "running balances; Ctrl-C stops them"
+        ]
