@@ -69,6 +69,7 @@ lock: $(STAMP)  ## write requirements.lock anew from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-annotate --no-header --all-extras --group dev --upgrade pyproject.toml -o requirements.lock
+	$(IMAGE_LOCK) --group build -o deploy/image/build.lock
 	$(IMAGE_LOCK) --extra tracing pyproject.toml -o deploy/image/service.lock
 	$(IMAGE_LOCK) --extra tracing --extra analytics --extra activity pyproject.toml -o deploy/image/analytics.lock
 

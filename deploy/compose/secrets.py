@@ -6,13 +6,15 @@
 
     DAYBOOK_ENV_FILE=.secrets/operator/env daybook balance A-1
 
-Git ignores both. `docker compose up` runs this as its first step; run by hand it is `python -m deploy.compose.secrets`.
+Git ignores both. `docker compose up` runs this as its first step, and `docker compose run --rm secrets` alone: the
+overlays that the stack runs with say what goes into the files.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import secrets
 import sys
 from collections.abc import Mapping
@@ -20,7 +22,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 from dotenv import dotenv_values
 
@@ -44,11 +45,13 @@ from schemas.readmodels import Indices
 _PASSWORD_BYTES: Final = 24
 """192 bits, in letters and digits that mean nothing to a shell, a URL, JAAS or compose."""
 
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+
 _PREFIX: Final = "DAYBOOK_PASSWORD_"
 _GRAFANA: Final = "grafana"
 
 _ABOUT: Final = """\
-# Made by `python -m deploy.compose.secrets`, which adds what is missing and changes nothing. Keep it from others and
+# Made by the first step of `docker compose up`, which adds what is missing and changes nothing. Keep it from others and
 # out of version control. docs/OPERATIONS.md says how to change a password.
 """
 
@@ -77,12 +80,26 @@ def password_variable(name: str) -> str:
     return _PREFIX + name.upper().replace("-", "_")
 
 
+class BadPassword(Exception):
+    """`.env` has a password that cannot be handed on."""
+
+
 def passwords(project: Path) -> dict[str, str]:
-    """Everybody's password by name: those that `.env` has, and new ones, which are added to it."""
+    """Everybody's password by name: those that `.env` has, and new ones, which are added to it.
+
+    Raises:
+        BadPassword: one has characters that mean something to a URL, to JAAS, to a dotenv file or to a shell.
+    """
     path = project / ".env"
     found = dotenv_values(path, interpolate=False) if path.exists() else {}
     names = (*PRINCIPALS, _GRAFANA)
     missing = [name for name in names if not found.get(password_variable(name))]
+    for name in names:
+        if found.get(password_variable(name)) and not _PLAIN.fullmatch(str(found[password_variable(name)])):
+            raise BadPassword(
+                f"{password_variable(name)} in {path}: use letters, digits, _ and - only, or delete the line for a new "
+                "password"
+            )
     new = {name: secrets.token_hex(_PASSWORD_BYTES) for name in missing}
     if new:
         before = path.read_text(encoding="utf-8") if path.exists() else _ABOUT
@@ -207,7 +224,7 @@ def _env(
             "ELASTICSEARCH_PASSWORD": password,
         }
     if principal in _IN_REDIS:
-        values["REDIS_URL"] = f"redis{'s' if at.tls_redis else ''}://{principal}:{quote(password)}@{at.redis}/0"
+        values["REDIS_URL"] = f"redis{'s' if at.tls_redis else ''}://{principal}:{password}@{at.redis}/0"
     if ca is not None:
         values |= {f"{server}_SSL_CA": ca for server in ("KAFKA", "REGISTRY", "ELASTICSEARCH", "REDIS")}
     return "".join(f"DAYBOOK_{name}={value}\n" for name, value in values.items())
@@ -296,7 +313,7 @@ def _give_to_owner(project: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Make what is missing, and derive the rest. Exit codes: 0 done, 1 the folder cannot be written to."""
+    """Make what is missing, and derive the rest. Exit codes: 0 done; 1 a password or the folder cannot be used."""
     parser = argparse.ArgumentParser(
         prog="python -m deploy.compose.secrets",
         description="Make the compose stack's secrets where they are missing (.env), and give each service its own "
@@ -307,6 +324,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         derive(project, passwords(project), os.environ)
         _give_to_owner(project)
+    except BadPassword as error:
+        print(f"secrets: {error}", file=sys.stderr)
+        return 1
     except OSError as error:
         print(f"secrets: {error.filename or project}: {error.strerror}. May you write there?", file=sys.stderr)
         return 1

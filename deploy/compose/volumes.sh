@@ -39,7 +39,7 @@ volumes_there() {
 tar_of() {
   local mount=$1
   shift
-  docker run --rm --interactive --network none --user 0:0 --volume "$mount" --entrypoint tar "$image" "$@"
+  docker run --rm --interactive --pull never --network none --user 0:0 --volume "$mount" --entrypoint tar "$image" "$@"
 }
 
 backup() {
@@ -57,7 +57,8 @@ backup() {
   if ((${#running[@]})); then
     # However this ends, what ran runs again.
     trap 'docker compose start "${running[@]}"' EXIT
-    docker compose stop
+    # By name: those of profiles would go on otherwise.
+    docker compose stop "${running[@]}"
   fi
   # A container that was started by hand, such as a rebuild, is not among those.
   for volume in "${volumes[@]}"; do
@@ -94,8 +95,12 @@ restore() {
   for volume in "${volumes[@]}"; do
     docker volume create --label "com.docker.compose.project=$project" --label "com.docker.compose.volume=$volume" \
       "${project}_$volume" >/dev/null
-    gzip --decompress --stdout "$folder/$volume.tar.gz" \
-      | tar_of "${project}_$volume:/volume" --extract --sparse --numeric-owner --same-permissions --directory /volume
+    if ! gzip --decompress --stdout "$folder/$volume.tar.gz" \
+      | tar_of "${project}_$volume:/volume" --extract --sparse --numeric-owner --same-permissions --directory /volume; then
+      # Half a volume must not be taken for a whole one.
+      docker volume rm "${project}_$volume" >/dev/null
+      fail "the volume $volume could not be filled, and was removed again"
+    fi
     say "$volume: restored"
   done
   if [[ -e .env ]]; then
@@ -114,10 +119,11 @@ folder=$(cd "$(dirname "$2")" && pwd)/$(basename "$2")
 shift 2
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 project=$(docker compose config --no-interpolate 2>/dev/null | sed --quiet 's/^name: //p')
-# Any image with tar would do; this one is here, since the stack ran.
-image=$(docker compose config --images secrets)
-readonly project image
 [[ -n $project ]] || fail "docker compose does not know this stack: does docker compose config work here?"
+# Any image with tar would do; this one the stack runs with, or is about to.
+image=$(docker compose config --images secrets | head -1)
+readonly project image
+docker image inspect "$image" >/dev/null 2>&1 || docker compose build secrets
 
 case $action in
   backup) backup "$folder" "$@" ;;
