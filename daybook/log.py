@@ -21,7 +21,7 @@ from confluent_kafka.admin import AdminClient
 
 from daybook import kafka
 from daybook import registry as schema_registry
-from daybook.errors import ReadTimeout, Unreachable, UnreadableRecord
+from daybook.errors import ReadTimeout, UnreadableRecord
 from schemas.codec import Codec, Undecodable
 from schemas.connections import Connections
 from schemas.events import RecordedEvent
@@ -202,38 +202,14 @@ class _Reading:
     def follow(self) -> Iterator[LoggedEvent]:
         while True:
             for message in kafka.take(self._source, _POLL_S):
-                if self._is_record(message) and self._is_wanted(message):
+                if _is_record(message, self._connections, self._topic) and self._is_wanted(message):
                     yield self._decoded(message)
 
     def until(self, ends: Iterable[TopicPartition]) -> Iterator[LoggedEvent]:
-        remaining = {place.partition: place.offset for place in ends if place.offset > 0}
-        idle_s = 0.0
-        while remaining:
-            looked = time.monotonic()
-            messages = kafka.take(self._source, _POLL_S)
-            idle_s = 0.0 if messages else idle_s + time.monotonic() - looked
-            if idle_s >= self._timeout_s:
-                raise self._stuck(remaining)
-            for message in messages:
-                # A record's place, or where the end was met; a transaction's own marks lie between the two.
-                partition, offset, is_record = message.partition(), message.offset(), self._is_record(message)
-                if partition is None or offset is None or partition not in remaining:
-                    continue
-                end = remaining[partition]
-                if is_record and offset < end and self._is_wanted(message):
-                    yield self._decoded(message)
-                if offset + is_record >= end:
-                    del remaining[partition]
-                    self._source.pause([TopicPartition(self._topic, partition)])
-
-    def _is_record(self, message: Message) -> bool:
-        error = message.error()
-        if error is None:
-            return True
-        # Broken connections are mended by librdkafka, and are no matter of the topic's.
-        if error.code() not in (KafkaError._PARTITION_EOF, KafkaError._TRANSPORT) and not error.retriable():
-            raise kafka.unreachable(self._connections, f"{self._topic} cannot be read: {error.str()}")
-        return False
+        records = read_until(self._source, self._connections, self._health, self._topic, ends, self._timeout_s)
+        for message in records:
+            if self._is_wanted(message):
+                yield self._decoded(message)
 
     def _is_wanted(self, message: Message) -> bool:
         if self._key_prefix is None:
@@ -254,14 +230,54 @@ class _Reading:
         except RegistryUnavailable as error:
             raise schema_registry.unreachable(self._connections, error) from error
 
-    def _stuck(self, remaining: dict[int, int]) -> ReadTimeout | Unreachable:
-        if self._health.down is not None:
-            return kafka.unreachable(self._connections, self._health.down)
-        partition, end = next(iter(remaining.items()))
-        return ReadTimeout(
-            f"{self._topic}, partition {partition}, was not readable up to offset {end} within {self._timeout_s:g} s: "
-            "a transaction is still open there; try again once it has ended or timed out"
-        )
+
+def read_until(
+    source: Consumer,
+    connections: Connections,
+    health: kafka.Health,
+    topic: str,
+    ends: Iterable[TopicPartition],
+    timeout_s: float,
+) -> Iterator[Message]:
+    """A topic's committed records before these ends, of the partitions that `source` was assigned.
+
+    Raises: `Unreachable`; `ReadTimeout` when the ends were not reached and nothing has come for `timeout_s`.
+    """
+    remaining = {place.partition: place.offset for place in ends if place.offset > 0}
+    idle_s = 0.0
+    while remaining:
+        looked = time.monotonic()
+        messages = kafka.take(source, _POLL_S)
+        idle_s = 0.0 if messages else idle_s + time.monotonic() - looked
+        if idle_s >= timeout_s:
+            if health.down is not None:
+                raise kafka.unreachable(connections, health.down)
+            partition, end = next(iter(remaining.items()))
+            raise ReadTimeout(
+                f"{topic}, partition {partition}, was not readable up to offset {end} within {timeout_s:g} s: "
+                "a transaction is still open there; try again once it has ended or timed out"
+            )
+        for message in messages:
+            # A record's place, or where the end was met; a transaction's own marks lie between the two.
+            at, offset, is_record = message.partition(), message.offset(), _is_record(message, connections, topic)
+            if at is None or offset is None or at not in remaining:
+                continue
+            end = remaining[at]
+            if is_record and offset < end:
+                yield message
+            if offset + is_record >= end:
+                del remaining[at]
+                source.pause([TopicPartition(topic, at)])
+
+
+def _is_record(message: Message, connections: Connections, topic: str) -> bool:
+    error = message.error()
+    if error is None:
+        return True
+    # Broken connections are mended by librdkafka, and are no matter of the topic's.
+    if error.code() not in (KafkaError._PARTITION_EOF, KafkaError._TRANSPORT) and not error.retriable():
+        raise kafka.unreachable(connections, f"{topic} cannot be read: {error.str()}")
+    return False
 
 
 def log_identity(connections: Connections, admin: AdminClient, deadline: float) -> str:

@@ -9,7 +9,19 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command, get_group
 
-from daybook.cli import accounts, activity, analytics, imports, reading, rebuild, searching, services, status, verify
+from daybook.cli import (
+    accounts,
+    activity,
+    analytics,
+    imports,
+    parked,
+    reading,
+    rebuild,
+    searching,
+    services,
+    status,
+    verify,
+)
 from daybook.cli.exits import FAILED, say
 
 DEPLOY: Final = {
@@ -71,6 +83,7 @@ analytics.add_to(app)
 imports.add_to(app)
 services.add_to(app)
 rebuild.add_to(app)
+parked.add_to(app)
 
 
 def _version(wanted: bool) -> None:

@@ -18,6 +18,7 @@ from daybook.errors import (
 )
 from daybook.importing import AccountsExist
 from daybook.mapping import InvalidMapping
+from daybook.parked import NotParked
 from daybook.rows import UnreadableFile
 from daybook.supervise import NoSuchProgram
 from schemas.money import InvalidMoney
@@ -27,6 +28,7 @@ _CODES: Final[dict[type, int]] = {
     NotTaken: exits.REFUSED,
     AccountUnknown: exits.REFUSED,
     AccountsExist: exits.REFUSED,
+    NotParked: exits.REFUSED,
     InvalidMapping: exits.USAGE,
     InvalidMoney: exits.USAGE,
     InvalidSearch: exits.USAGE,

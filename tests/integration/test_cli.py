@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -20,8 +21,9 @@ import pytest
 from daybook.supervise import PROGRAMS
 from deploy.stack.stack import Stack
 from schemas.connections import Connections
-from tests.conftest import Ledger
+from tests.conftest import PARTITIONS, Ledger
 from tests.processes import environment, until
+from tests.wire import Wire, opening
 
 
 @dataclass(frozen=True)
@@ -217,3 +219,36 @@ def test_addresses_are_found_where_the_stack_wrote_them(stack: Stack, ledger: Le
     command = [sys.executable, "-m", "daybook", "open", account, "EUR", "--holder", "Ada"]
 
     assert subprocess.run(command, env=env, capture_output=True, timeout=60, check=False).returncode == 0
+
+
+def test_what_is_parked_is_listed_and_can_be_given_again(daybook: Daybook, ledger: Ledger, account: str) -> None:
+    assert daybook("parked", "list", "--reason", "unknown_schema").out == "nothing is parked as unknown_schema\n"
+    with Wire(ledger.connections, PARTITIONS) as wire:
+        wire.put(b"not avro\x1b[2J", key=account.encode(), partition=1)
+        wire.flush()
+        # Nothing answers a record that is none of ours, so that the command behind it tells when it was looked at.
+        wire.put(wire.codec.encode_command(opening(account)), key=account.encode(), partition=1)
+        wire.flush()
+    until(lambda: daybook("balance", account).code == 0, "account that was opened behind the record")
+
+    def listed() -> list[dict[str, Any]]:
+        found = daybook("parked", "list", "--json", "--reason", "undecodable")
+        assert found.code == 0, found.err
+        return [one for one in found.records if base64.b64decode(one["key"]).decode() == account]
+
+    (first,) = listed()
+    assert base64.b64decode(first["value"]) == b"not avro\x1b[2J"
+    assert first["came_from"].startswith(f"{ledger.connections.topics.commands}/1/")
+    place = f"{first['partition']}/{first['offset']}"
+    shown = daybook("parked", "list")
+    assert place in shown.out
+    assert "\x1b" not in shown.out
+
+    sent = daybook("parked", "send", place)
+    assert (sent.code, sent.out.split(":")[0]) == (0, "sent again")
+    until(lambda: len(listed()) == 2, "record that was parked once more")
+    assert {one["value"] for one in listed()} == {first["value"]}
+
+    nowhere = daybook("parked", "send", "0/999999")
+    assert (nowhere.code, "has no record at 0/999999" in nowhere.err) == (1, True)
+    assert daybook("parked", "send", "there").code == 2
