@@ -80,6 +80,10 @@ def password_variable(name: str) -> str:
     return _PREFIX + name.upper().replace("-", "_")
 
 
+class BadOverlays(Exception):
+    """The compose files that were put together leave a broker without TLS that is to have it."""
+
+
 class BadPassword(Exception):
     """`.env` has a password that cannot be handed on."""
 
@@ -112,9 +116,21 @@ def passwords(project: Path) -> dict[str, str]:
 def derive(project: Path, passwords: Mapping[str, str], environment: Mapping[str, str]) -> None:
     """Write `.secrets/` from the passwords.
 
-    `environment` says where programs on this machine reach the servers (DAYBOOK_PORT_KAFKA and the like), by
-    DAYBOOK_TLS=1 that they reach them by TLS, and by DAYBOOK_BROKERS what the brokers are called in the network.
+    `environment` says where programs on this machine reach the servers (DAYBOOK_PORT_KAFKA and the like), and by
+    DAYBOOK_BROKERS what the brokers are called in the network. Those that DAYBOOK_TLS_BROKERS names offer TLS to
+    programs on this machine, as the other servers then do.
+
+    Raises:
+        BadOverlays: some brokers offer it, and others do not.
     """
+    brokers = (environment.get("DAYBOOK_BROKERS") or "kafka").split(",")
+    with_tls = environment.get("DAYBOOK_TLS_BROKERS") or ""
+    tls = bool(with_tls)
+    if tls and (bare := set(brokers) - set(with_tls.split(","))):
+        raise BadOverlays(
+            f"no TLS on {', '.join(sorted(bare))}: put -f deploy/compose/cluster-tls.yml behind the overlays for TLS "
+            "and for three brokers"
+        )
     folder = project / ".secrets"
     # Each container's user reads its own folder, and who that is depends on the image; nobody else gets this far.
     folder.mkdir(exist_ok=True)
@@ -122,7 +138,6 @@ def derive(project: Path, passwords: Mapping[str, str], environment: Mapping[str
     authority, servers = _certificates(folder)
     private_key, public_key = _registry_key(folder)
     tokens = {name: registry.token(private_key, name) for name in (ADMIN,)}
-    tls = environment.get("DAYBOOK_TLS") == "1"
 
     _write_all(folder / "kafka", {"server.properties": _jaas(passwords), "server.pem": _chain(servers["kafka"])})
     _write_all(
@@ -153,7 +168,6 @@ def derive(project: Path, passwords: Mapping[str, str], environment: Mapping[str
     )
     _write_all(folder / "grafana", {"password": passwords[_GRAFANA]})
 
-    brokers = (environment.get("DAYBOOK_BROKERS") or "kafka").split(",")
     inside = _Addresses(
         # All of them, since any one may be down while a program starts.
         ",".join(f"{broker}:9092" for broker in brokers),
@@ -313,7 +327,7 @@ def _give_to_owner(project: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Make what is missing, and derive the rest. Exit codes: 0 done; 1 a password or the folder cannot be used."""
+    """Make what is missing, and derive the rest. Exit codes: 0 done; 1 what is there cannot be used."""
     parser = argparse.ArgumentParser(
         prog="python -m deploy.compose.secrets",
         description="Make the compose stack's secrets where they are missing (.env), and give each service its own "
@@ -324,7 +338,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         derive(project, passwords(project), os.environ)
         _give_to_owner(project)
-    except BadPassword as error:
+    except (BadPassword, BadOverlays) as error:
         print(f"secrets: {error}", file=sys.stderr)
         return 1
     except OSError as error:

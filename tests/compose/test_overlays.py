@@ -20,11 +20,14 @@ from tests.processes import until
 BASE = "docker-compose.yml"
 TLS = "deploy/compose/tls.yml"
 CLUSTER = "deploy/compose/cluster.yml"
+CLUSTER_TLS = "deploy/compose/cluster-tls.yml"
 # Valkey's image is built without TLS where it is not the official one; this shows Redis itself as well.
 REDIS_IMAGE = "redis:7.0-bookworm"
 
 
-@pytest.mark.parametrize("files", [(BASE,), (BASE, TLS), (BASE, CLUSTER), (BASE, CLUSTER, TLS)], ids=lambda f: f[-1])
+@pytest.mark.parametrize(
+    "files", [(BASE,), (BASE, TLS), (BASE, CLUSTER), (BASE, CLUSTER, TLS, CLUSTER_TLS)], ids=lambda f: f[-1]
+)
 def test_compose_finds_nothing_wrong(engine: None, files: tuple[str, ...]) -> None:
     stack = Composed(ROOT, "daybooktestconfig", files)
     for profiles in ((), ("--profile", "tools", "--profile", "observability")):

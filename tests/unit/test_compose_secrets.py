@@ -198,7 +198,9 @@ def test_programs_on_this_machine_are_told_the_published_ports(tmp_path: Path, w
 
 
 def test_with_tls_they_are_told_whom_to_trust(tmp_path: Path) -> None:
-    derive(tmp_path, passwords(tmp_path), {"DAYBOOK_TLS": "1", "DAYBOOK_PROJECT_FOLDER": "/home/ada/daybook"})
+    derive(
+        tmp_path, passwords(tmp_path), {"DAYBOOK_TLS_BROKERS": "kafka", "DAYBOOK_PROJECT_FOLDER": "/home/ada/daybook"}
+    )
     found = dotenv_values(tmp_path / ".secrets/client/env")
     connections = connections_to({name: value for name, value in found.items() if value is not None})
     ca = "/home/ada/daybook/.secrets/client/ca.crt"
@@ -309,3 +311,15 @@ def test_a_password_that_means_something_to_a_url_or_to_jaas_is_turned_down(
     assert "letters, digits" in told
     assert password not in told
     assert (tmp_path / ".env").read_text(encoding="utf-8") == before
+
+
+def test_three_brokers_of_which_two_lack_tls_are_turned_down(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the overlays for TLS and for three brokers alone would make them."""
+    monkeypatch.setenv("DAYBOOK_BROKERS", "kafka,kafka-2,kafka-3")
+    monkeypatch.setenv("DAYBOOK_TLS_BROKERS", "kafka")
+    assert main(["--project", str(tmp_path)]) == 1
+    assert "no TLS on kafka-2, kafka-3: put -f deploy/compose/cluster-tls.yml" in capsys.readouterr().err
+    monkeypatch.setenv("DAYBOOK_TLS_BROKERS", "kafka,kafka-2,kafka-3")
+    assert main(["--project", str(tmp_path)]) == 0
