@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
-from confluent_kafka import Consumer, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from projectors.patience import Patience
@@ -83,7 +83,13 @@ class OneRebuild:
         others = ""
         while time.monotonic() < deadline:
             self._patience.check()
-            self._consumer.poll(_POLL_S)
+            message = self._consumer.poll(_POLL_S)
+            error = None if message is None else message.error()
+            if error is not None and error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+                raise CannotRebuild(
+                    f"{self._connections.kafka_sasl_username} may not read in the consumer group {self._group}, by "
+                    f"which only one rebuild of {self._model} runs at a time: rebuild as the projector of {self._model}"
+                )
             me = self._consumer.memberid()
             if not me:
                 continue

@@ -380,6 +380,13 @@ def test_the_command_line_with_a_wrong_password_says_so(
     assert_clear(daybook(*arguments, env=env, exit_code=exit_code), "DAYBOOK_KAFKA_SASL")
 
 
+@pytest.mark.parametrize("model", ["balances", "search"])
+def test_a_rebuild_by_somebody_who_may_not_says_who_may(secured: Secured, model: str) -> None:
+    said = daybook("rebuild", model, env=secured.environment(OPERATOR), exit_code=5)
+    assert f"operator may not read in the consumer group {secured.namespace}.daybook.projector.{model}.rebuild" in said
+    assert f"rebuild as the projector of {model}" in said
+
+
 def assert_ends(process: Process, setting: str) -> None:
     process.start()
     try:
