@@ -7,21 +7,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar, cast, get_args
+from typing import Any, Final, TypeVar, cast
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import (
-    AclBinding,
     AclBindingFilter,
-    AclOperation,
-    AclPermissionType,
     AdminClient,
     AlterConfigOpType,
     ClusterMetadata,
     ConfigEntry,
     ConfigResource,
     NewTopic,
-    ResourcePatternType,
     ResourceType,
     ScramCredentialInfo,
     ScramMechanism,
@@ -30,7 +26,8 @@ from confluent_kafka.admin import (
     UserScramCredentialUpsertion,
 )
 
-from deploy.access.kafka import Acl, Operation, Resource
+from deploy.access.bindings import ANY, acl_of, binding_of
+from deploy.access.kafka import Acl
 from deploy.differences import (
     MissingTopic,
     PartitionCountDiffers,
@@ -75,20 +72,6 @@ _NOT_ALLOWED: Final = {
     KafkaError.GROUP_AUTHORIZATION_FAILED,
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
 }
-
-_USER: Final = "User:"
-# The stub does not know that None stands for any.
-_ANY: Final = cast(str, None)
-_ANY_ACL: Final = AclBindingFilter(
-    ResourceType.ANY, _ANY, ResourcePatternType.ANY, _ANY, _ANY, AclOperation.ANY, AclPermissionType.ANY
-)
-_RESOURCES: Final[Mapping[object, Resource]] = {
-    ResourceType.TOPIC: "topic",
-    ResourceType.GROUP: "group",
-    ResourceType.TRANSACTIONAL_ID: "transactional_id",
-    ResourceType.BROKER: "cluster",
-}
-_OPERATIONS: Final[Mapping[object, Operation]] = {AclOperation[name.upper()]: name for name in get_args(Operation)}
 
 T = TypeVar("T")
 
@@ -224,17 +207,17 @@ class Brokers:
 
     def acls(self) -> frozenset[Acl]:
         """All access rights that there are. Of kinds that Daybook does not use, none."""
-        future = self._client.describe_acls(_ANY_ACL, request_timeout=_TIMEOUT_S)
+        future = self._client.describe_acls(ANY, request_timeout=_TIMEOUT_S)
         found = self._result(
             future, "the access rights could not be listed (a broker knows some only if authorizer.class.name is set)"
         )
-        return frozenset(acl for binding in found if (acl := _acl(binding)) is not None)
+        return frozenset(acl for binding in found if (acl := acl_of(binding)) is not None)
 
     def allow(self, acls: Sequence[Acl]) -> None:
         """Give access rights."""
-        futures = self._client.create_acls([_binding(acl) for acl in acls], request_timeout=_TIMEOUT_S)
+        futures = self._client.create_acls([binding_of(acl) for acl in acls], request_timeout=_TIMEOUT_S)
         for binding, future in futures.items():
-            self._result(future, f"the right to {_acl(binding)} could not be given to {binding.principal}")
+            self._result(future, f"the right to {acl_of(binding)} could not be given to {binding.principal}")
 
     def disallow(self, acls: Sequence[Acl]) -> None:
         """Take access rights away."""
@@ -248,7 +231,7 @@ class Brokers:
                 one.operation,
                 one.permission_type,
             )
-            for one in map(_binding, acls)
+            for one in map(binding_of, acls)
         ]
         futures = self._client.delete_acls(filters, request_timeout=_TIMEOUT_S)
         for wanted, future in futures.items():
@@ -363,35 +346,6 @@ class _Login:
 
     def _on_error(self, error: KafkaError) -> None:
         self._refused = self._refused or is_refusal(error)
-
-
-def _acl(binding: AclBinding) -> Acl | None:
-    resource = _RESOURCES.get(binding.restype)
-    operation = _OPERATIONS.get(binding.operation)
-    if resource is None or operation is None or not binding.principal.startswith(_USER):
-        return None
-    return Acl(
-        binding.principal.removeprefix(_USER),
-        operation,
-        resource,
-        binding.name,
-        binding.resource_pattern_type == ResourcePatternType.PREFIXED,
-        binding.permission_type == AclPermissionType.ALLOW,
-        binding.host,
-    )
-
-
-def _binding(acl: Acl) -> AclBinding:
-    return AclBinding(
-        # Kafka's cluster is what the client library calls a broker.
-        ResourceType.BROKER if acl.resource == "cluster" else ResourceType[acl.resource.upper()],
-        acl.name,
-        ResourcePatternType.PREFIXED if acl.is_prefix else ResourcePatternType.LITERAL,
-        f"{_USER}{acl.principal}",
-        acl.host,
-        AclOperation[acl.operation.upper()],
-        AclPermissionType.ALLOW if acl.allows else AclPermissionType.DENY,
-    )
 
 
 def compared(

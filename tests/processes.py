@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import SecretStr
 
@@ -83,6 +86,18 @@ def until(condition: Callable[[], T], what: str | Callable[[], str], timeout_s: 
         if time.monotonic() >= deadline:
             raise AssertionError(f"after {timeout_s:.0f} s still no {what if isinstance(what, str) else what()}")
         time.sleep(0.02)
+
+
+def asked(port: int, path: str) -> tuple[int, Any]:
+    """The status and the JSON that a server of this machine answers with; 0 and nothing while nobody listens."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+    except OSError:
+        return 0, {}
 
 
 class Process:

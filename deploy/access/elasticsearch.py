@@ -24,6 +24,11 @@ password then, and learns nothing but the cluster's health."""
 _SUPERUSER: Final = "superuser"
 """Elasticsearch's own role, which no file defines."""
 
+_ROLES: Final = {ADMIN: _SUPERUSER} | {name: f"daybook-{name}" for name in (PROJECTOR_SEARCH, CLIENT, OPERATOR)}
+
+USERS: Final = frozenset(_ROLES)
+"""The principals that Elasticsearch knows."""
+
 _ITERATIONS: Final = 10_000
 """As Elasticsearch's own tool for users does by default; it keeps what it has verified in memory for 20 minutes."""
 
@@ -40,15 +45,14 @@ def files(passwords: Mapping[str, str], indices: Indices) -> Mapping[str, str]:
         NotConfigured: a principal has no password.
     """
     roles = _roles(indices)
-    users = {ADMIN: _SUPERUSER} | {name: f"daybook-{name}" for name in (PROJECTOR_SEARCH, CLIENT, OPERATOR)}
     return {
-        "users": "".join(f"{name}:{_hash(password_of(name, passwords))}\n" for name in users),
-        "users_roles": "".join(f"{role}:{name}\n" for name, role in users.items()),
+        "users": "".join(f"{name}:{_hash(password_of(name, passwords))}\n" for name in _ROLES),
+        "users_roles": "".join(f"{role}:{name}\n" for name, role in _ROLES.items()),
         # Each value in JSON, which is YAML as well.
         "roles.yml": "".join(
             f"{name}: {json.dumps(role)}\n"
             for name, role in (
-                *((users[principal], role) for principal, role in roles.items()),
+                *((_ROLES[principal], role) for principal, role in roles.items()),
                 (HEALTH_ROLE, {"cluster": ["cluster:monitor/health"]}),
             )
         ),

@@ -33,6 +33,9 @@ _RULES: Final = {
     OPERATOR: f"%R~balance:* %R~balances:* %R~daybook:* {_READ}",
 }
 
+USERS: Final = frozenset(_RULES)
+"""The principals that Redis knows."""
+
 
 def acl_file(passwords: Mapping[str, str]) -> str:
     """The file's contents. Passwords are in it as SHA-256 alone, unsalted as Redis has them: they should be random.

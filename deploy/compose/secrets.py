@@ -60,9 +60,6 @@ _PORTS: Final = {"KAFKA": 29092, "REGISTRY": 28081, "ELASTICSEARCH": 29200, "RED
 
 _TLS_SERVERS: Final = ("kafka", "registry", "elasticsearch", "redis")
 
-_IN_REDIS: Final = frozenset({ADMIN, PROJECTOR_BALANCES, CLIENT, OPERATOR})
-_IN_ELASTICSEARCH: Final = frozenset({ADMIN, PROJECTOR_SEARCH, CLIENT, OPERATOR})
-
 
 @dataclass(frozen=True, slots=True)
 class _Addresses:
@@ -72,7 +69,11 @@ class _Addresses:
     registry: str
     elasticsearch: str
     redis: str
-    tls_redis: bool = False
+    redis_scheme: str = "redis"
+    protocol: str = "SASL_PLAINTEXT"
+    mechanism: str = "SCRAM-SHA-512"
+    authority: str | None = None
+    """The file of the certificate to trust, where servers have one."""
 
 
 def password_variable(name: str) -> str:
@@ -137,7 +138,7 @@ def derive(project: Path, passwords: Mapping[str, str], environment: Mapping[str
     folder.chmod(0o700)
     authority, servers = _certificates(folder)
     private_key, public_key = _registry_key(folder)
-    tokens = {name: registry.token(private_key, name) for name in (ADMIN,)}
+    token = registry.token(private_key, ADMIN)
 
     _write_all(folder / "kafka", {"server.properties": _jaas(passwords), "server.pem": _chain(servers["kafka"])})
     _write_all(
@@ -174,6 +175,7 @@ def derive(project: Path, passwords: Mapping[str, str], environment: Mapping[str
         "http://registry:8080",
         f"http{'s' if tls else ''}://elasticsearch:9200",
         "redis:6379",
+        authority="/run/daybook/ca.crt" if tls else None,
     )
     ca = {"ca.crt": authority.certificate}
     for service, principal in {
@@ -184,12 +186,10 @@ def derive(project: Path, passwords: Mapping[str, str], environment: Mapping[str
         PROJECTOR_ACTIVITY: PROJECTOR_ACTIVITY,
         "daybook": OPERATOR,
     }.items():
-        env = _env(principal, passwords, inside, "SASL_PLAINTEXT", tokens, "/run/daybook/ca.crt" if tls else None)
-        _write_all(folder / service, {"env": env, **ca})
+        _write_all(folder / service, {"env": _env(principal, passwords, inside, token), **ca})
     # Its own listener is there before any credential is; the brokers know this one principal besides themselves.
-    between_brokers = replace(inside, kafka=",".join(f"{broker}:19091" for broker in brokers))
-    deploy = _env(ADMIN, passwords, between_brokers, "SASL_PLAINTEXT", tokens, "/run/daybook/ca.crt" if tls else None)
-    deploy = deploy.replace("SCRAM-SHA-512", "PLAIN")
+    between_brokers = replace(inside, kafka=",".join(f"{broker}:19091" for broker in brokers), mechanism="PLAIN")
+    deploy = _env(ADMIN, passwords, between_brokers, token)
     of_kafka = "".join(f"{name}={passwords[name]}\n" for name in PRINCIPALS)
     _write_all(folder / "deploy", {"env": deploy, "passwords": of_kafka, **ca})
 
@@ -200,47 +200,40 @@ def derive(project: Path, passwords: Mapping[str, str], environment: Mapping[str
         f"{scheme}://127.0.0.1:{ports['REGISTRY']}",
         f"{scheme}://127.0.0.1:{ports['ELASTICSEARCH']}",
         f"127.0.0.1:{ports['REDIS']}",
-        tls_redis=tls,
+        redis_scheme="rediss" if tls else "redis",
+        protocol="SASL_SSL" if tls else "SASL_PLAINTEXT",
     )
     at_home = environment.get("DAYBOOK_PROJECT_FOLDER") or str(project.resolve())
-    protocol = "SASL_SSL" if tls else "SASL_PLAINTEXT"
     for principal in (ADMIN, OPERATOR, CLIENT):
-        trusted = f"{at_home}/.secrets/{principal}/ca.crt" if tls else None
-        env = _env(principal, passwords, outside, protocol, tokens, trusted)
+        at = replace(outside, authority=f"{at_home}/.secrets/{principal}/ca.crt" if tls else None)
+        env = _env(principal, passwords, at, token)
         env += f"DAYBOOK_ACTIVITY_URL=http://127.0.0.1:{ports['ACTIVITY']}\n"
         _write_all(folder / principal, {"env": env, **ca})
 
 
-def _env(
-    principal: str,
-    passwords: Mapping[str, str],
-    at: _Addresses,
-    protocol: str,
-    tokens: Mapping[str, str],
-    ca: str | None,
-) -> str:
+def _env(principal: str, passwords: Mapping[str, str], at: _Addresses, token: str) -> str:
     """A dotenv file of what a principal's program needs to know."""
     password = passwords[principal]
     values = {
         "KAFKA_BOOTSTRAP": at.kafka,
-        "KAFKA_SECURITY_PROTOCOL": protocol,
-        "KAFKA_SASL_MECHANISM": "SCRAM-SHA-512",
+        "KAFKA_SECURITY_PROTOCOL": at.protocol,
+        "KAFKA_SASL_MECHANISM": at.mechanism,
         "KAFKA_SASL_USERNAME": principal,
         "KAFKA_SASL_PASSWORD": password,
         "REGISTRY_URL": f"{at.registry}/apis/ccompat/v7",
     }
-    if principal in tokens:
-        values["REGISTRY_TOKEN"] = tokens[principal]
-    if principal in _IN_ELASTICSEARCH:
+    if principal == ADMIN:
+        values["REGISTRY_TOKEN"] = token
+    if principal in elasticsearch.USERS:
         values |= {
             "ELASTICSEARCH_URL": at.elasticsearch,
             "ELASTICSEARCH_USERNAME": principal,
             "ELASTICSEARCH_PASSWORD": password,
         }
-    if principal in _IN_REDIS:
-        values["REDIS_URL"] = f"redis{'s' if at.tls_redis else ''}://{principal}:{password}@{at.redis}/0"
-    if ca is not None:
-        values |= {f"{server}_SSL_CA": ca for server in ("KAFKA", "REGISTRY", "ELASTICSEARCH", "REDIS")}
+    if principal in redis.USERS:
+        values["REDIS_URL"] = f"{at.redis_scheme}://{principal}:{password}@{at.redis}/0"
+    if at.authority is not None:
+        values |= {f"{server}_SSL_CA": at.authority for server in ("KAFKA", "REGISTRY", "ELASTICSEARCH", "REDIS")}
     return "".join(f"DAYBOOK_{name}={value}\n" for name, value in values.items())
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import random
 import socket
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any
@@ -24,7 +21,7 @@ from schemas.registry import Registry
 from schemas.topics import partition_of
 from tests.conftest import PARTITIONS
 from tests.event_log import Log
-from tests.processes import Process, environment, until
+from tests.processes import Process, asked, environment, until
 from tests.recorded import recorded
 from tests.relay import Relay
 
@@ -45,14 +42,7 @@ class Activity:
         self._port = port
 
     def get(self, path: str) -> tuple[int, Any]:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=30) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, json.load(error)
-        except OSError:
-            return 0, {}
+        return asked(self._port, path)
 
     def volumes(self, path: str = "/volume/minute") -> Volumes:
         """All windows together, which for minutes is every event once."""

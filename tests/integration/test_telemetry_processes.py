@@ -7,7 +7,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import closing
-from typing import Any
 
 import pytest
 
@@ -15,7 +14,7 @@ from deploy.definitions import apply
 from deploy.stack.stack import Stack
 from schemas.connections import Connections
 from tests.conftest import PARTITIONS
-from tests.processes import Process, environment, free_port, free_ports, until
+from tests.processes import Process, asked, environment, free_port, free_ports, until
 from tests.relay import Relay
 from tests.wire import Wire, opening
 
@@ -23,18 +22,6 @@ Start = Callable[..., Process]
 
 SERVICE_PORT = "DAYBOOK_COMMAND_SERVICE_METRICS_PORT"
 PROJECTOR_PORT = "DAYBOOK_PROJECTOR_METRICS_PORT"
-
-
-def asked(port: int, path: str) -> tuple[int, dict[str, Any]]:
-    """The status and the answer; 0 while nobody listens."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, json.load(error)
-    except OSError:
-        return 0, {}
 
 
 def until_ready(port: int) -> None:

@@ -12,6 +12,7 @@ from command_service.handler import Handler, Outcomes, Outgoing
 from schemas.codec import Codec
 from schemas.commands import AnyCommand
 from schemas.topics import Topics, partition_of
+from tests.unit.known_records import codec_of
 from tests.unit.memory_registry import MemoryRegistry
 from tests.wire import deposit, opening, withdrawal
 
@@ -23,11 +24,7 @@ HOME = partition_of("A-1", PARTITIONS)
 
 @pytest.fixture
 def codec() -> Codec:
-    codec = Codec(MemoryRegistry.deployed(TOPICS))
-    codec.look_up_commands(TOPICS.commands)
-    codec.look_up_events(TOPICS.events)
-    codec.look_up_replies(TOPICS.replies)
-    return codec
+    return codec_of(MemoryRegistry.deployed(TOPICS))
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from schemas.telemetry import logs
 from schemas.telemetry.latencies import ISSUED_AT, issued_at
 from schemas.topics import Topics
 from tests.processes import Process
+from tests.unit.known_records import codec_of
 from tests.unit.memory_registry import MemoryRegistry
 from tests.wire import deposit, opening
 
@@ -114,11 +115,7 @@ def test_what_nobody_catches_is_a_line_as_well(where: str) -> None:
 
 @pytest.fixture
 def codec() -> Codec:
-    codec = Codec(MemoryRegistry.deployed(TOPICS))
-    codec.look_up_commands(TOPICS.commands)
-    codec.look_up_events(TOPICS.events)
-    codec.look_up_replies(TOPICS.replies)
-    return codec
+    return codec_of(MemoryRegistry.deployed(TOPICS))
 
 
 def handle(codec: Codec, *values: bytes) -> Outcomes:

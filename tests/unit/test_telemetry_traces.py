@@ -23,6 +23,7 @@ from schemas.connections import NotConfigured
 from schemas.telemetry import traces
 from schemas.telemetry.traces import TRACEPARENT, Tracer
 from schemas.topics import Topics
+from tests.unit.known_records import codec_of
 from tests.unit.memory_registry import MemoryRegistry
 from tests.wire import deposit, opening
 
@@ -67,11 +68,7 @@ def tracer(silent: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..
 
 @pytest.fixture
 def codec() -> Codec:
-    codec = Codec(MemoryRegistry.deployed(TOPICS))
-    codec.look_up_commands(TOPICS.commands)
-    codec.look_up_events(TOPICS.events)
-    codec.look_up_replies(TOPICS.replies)
-    return codec
+    return codec_of(MemoryRegistry.deployed(TOPICS))
 
 
 def test_closing_does_not_wait_for_a_collector_that_does_not_answer(
