@@ -159,14 +159,13 @@ class Assignment:
             self._consumer.seek(TopicPartition(self.topic, partition, offset))
 
     def await_registry(self, error: RegistryUnavailable) -> None:
-        """Wait a second for a registry that is down, as a member of the group, and rewind."""
+        """Wait a second for a registry that is down, as a member of the group, and read again what is not committed."""
         self._vitals.hindered(str(error))
         _log.warning("waiting for the registry, since a command's schema is not known here: %s", error)
-        self._consumer.pause([TopicPartition(self.topic, partition) for partition in self._assigned])
+        self._consumer.assign([])
         self._consumer.poll(_REGISTRY_WAIT_S)
         if self.restored:
-            self._consumer.resume([TopicPartition(self.topic, partition) for partition in self._assigned])
-            self.rewind()
+            self._read_on()
 
     def restore(self) -> None:
         """Restore the states of the assigned partitions, and begin to take their commands.
@@ -209,8 +208,16 @@ class Assignment:
             return
         for partition, state in self.states.items():
             metrics.ACCOUNTS.labels(partition).set(len(state.entries))
-        self._consumer.resume([TopicPartition(self.topic, partition) for partition in wanted])
+        self._read_on()
         self._vitals.restored(time.monotonic() - began)
+
+    def _read_on(self) -> None:
+        """Fetch the commands that follow what is committed.
+
+        Until then nothing is assigned to the consumer, rather than paused: librdkafka loses an assignment that a pause
+        follows within moments (confluentinc/librdkafka#2190), and now and then a resumption (#5591).
+        """
+        self._consumer.assign([TopicPartition(self.topic, p, offset) for p, offset in self._next.items()])
 
     def _is_ours(self, message: Message) -> bool:
         error = message.error()
@@ -228,15 +235,13 @@ class Assignment:
         return partition in self.states and int(message.offset() or 0) >= self._next[partition]
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        """Note where to go on, and hold the partitions until their state is restored."""
+        """Note where to go on. Nothing is fetched until the state is restored."""
+        consumer.assign([])
         for place in consumer.committed(partitions, _REQUEST_TIMEOUT_S):
             self._vitals.pulse.beat("asking where to go on in a partition that was assigned")
             if place.error is not None:
                 raise KafkaException(place.error)
             self._next[place.partition] = self._begin(consumer, place)
-        starts = [TopicPartition(self.topic, p.partition, self._next[p.partition]) for p in partitions]
-        consumer.assign(starts)
-        consumer.pause(starts)
         self._assigned = {place.partition for place in partitions}
         self._vitals.assigned(self._assigned)
         _log.info("assigned partitions %s", sorted(self._assigned))
