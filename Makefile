@@ -9,7 +9,7 @@ IMAGE_LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.13 --
   --no-annotate --no-header --constraint requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports check up down run bench lock clean
+.PHONY: help setup demo test lint types imports schemas check up down run bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## ?(.*)/\1|\2/' \
@@ -57,7 +57,10 @@ types: $(STAMP)  ## mypy --strict
 imports: $(STAMP)  ## the import rules of docs/ARCHITECTURE.md
 	$(BIN)/lint-imports
 
-check: lint types imports  ## lint, types and import rules
+schemas: $(STAMP)  ## the gate for schemas: nothing released is edited, every version is read as the newest
+	$(BIN)/daybook schemas check
+
+check: lint types imports schemas  ## lint, types, import rules and schemas
 
 run: $(STAMP)  ## command service and projectors on the local stack, until Ctrl-C
 	$(BIN)/daybook run

@@ -9,7 +9,7 @@ from typing import Any
 from deploy.access.kafka import EVERYBODY, Acl
 from deploy.indices import TemplateDefinition
 from deploy.wanted import COMPATIBILITY, SubjectDefinition, TopicDefinition
-from schemas.codec import ReleasedSchema
+from schemas.released import ReleasedSchema
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from schemas.readmodels import CHECKPOINT_FIELD, Indices
 PRIORITY: Final = 500
 """Wins over what a cluster has for all indices, and over Elasticsearch's own templates, whose highest is 200."""
 
-VERSION: Final = 1
+VERSION: Final = 2
 """In the template's `_meta`, for people: counted up with the mappings. What is compared are the mappings themselves."""
 
 _MAX_TERM: Final = 8191
@@ -122,6 +122,9 @@ _ACCOUNT_EVENTS: Final[Properties] = {
     "balance_before_minor": _LONG,
     "overdraft_limit_minor": _LONG,
     "limit_minor": _LONG,
+    "previous_limit_minor": _LONG,
+    "cause": _KEYWORD,
+    "payout_reference": _KEYWORD,
     "withdrawal_sequence": _LONG,
     "holder_name": _HOLDER_NAME,
     "holder_email": _KEYWORD,

@@ -11,8 +11,8 @@ from confluent_kafka.schema_registry.error import SchemaRegistryError
 from deploy.differences import CompatibilityDiffers, IncompatibleSchema, MissingSchema, MissingSubject
 from deploy.errors import DeployError, Refused, Unreachable
 from deploy.wanted import COMPATIBILITY, SubjectDefinition
-from schemas.codec import ReleasedSchema
 from schemas.connections import Connections
+from schemas.released import ReleasedSchema
 
 _TIMEOUT_S: Final = 10
 """One request's bound. Registering takes tens of milliseconds; the first request after a start can take a second."""

@@ -8,7 +8,9 @@ from itertools import groupby
 from typing import Final
 
 from schemas.alerts import Alert
-from schemas.codec import ReleasedSchema, is_command, is_event, released
+from schemas.checkpoints import Checkpoint
+from schemas.released import ReleasedSchema, is_command, is_event, released
+from schemas.snapshots import SNAPSHOT_TYPES
 from schemas.topics import Topics, subject
 
 DEFAULT_PARTITIONS: Final = 6
@@ -26,6 +28,8 @@ _DAY_MS: Final = 24 * _HOUR_MS
 
 _MAX_MESSAGE_BYTES: Final = 1024 * 1024
 _MAX_PARKED_BYTES: Final = 2 * _MAX_MESSAGE_BYTES
+
+_SNAPSHOT_NAMES: Final = frozenset(snapshot_type.FULL_NAME for snapshot_type in SNAPSHOT_TYPES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,8 @@ def topic_definitions(topics: Topics, partitions: int) -> tuple[TopicDefinition,
         TopicDefinition(topics.alerts, partitions, _ALERTS, accounts_live_here=True),
         TopicDefinition(topics.parked, partitions, _PARKED, accounts_live_here=False),
         TopicDefinition(topics.subject_keys, partitions, _SUBJECT_KEYS, accounts_live_here=False),
+        # One row of checkpoints, each of which names the one before.
+        TopicDefinition(topics.checkpoints, 1, _CHECKPOINTS, accounts_live_here=False),
     )
 
 
@@ -87,6 +93,10 @@ def _topic_of(record_name: str, topics: Topics) -> str:
         return topics.events
     if record_name == Alert.FULL_NAME:
         return topics.alerts
+    if record_name in _SNAPSHOT_NAMES:
+        return topics.snapshots
+    if record_name == Checkpoint.FULL_NAME:
+        return topics.checkpoints
     return topics.replies
 
 
@@ -166,6 +176,12 @@ _PARKED: Final = {
     "max.message.bytes": str(_MAX_PARKED_BYTES),
     # The thirty days count from the parking, not from the time that the record claims.
     "message.timestamp.type": "LogAppendTime",
+}
+_CHECKPOINTS: Final = {
+    **_EVERY_TOPIC,
+    # Never deleted, and not compacted: a checkpoint proves what the log was then, however many came after it.
+    "cleanup.policy": "delete",
+    "retention.ms": "-1",
 }
 _SUBJECT_KEYS: Final = {
     **_EVERY_TOPIC,

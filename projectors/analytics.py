@@ -39,6 +39,7 @@ from schemas.events import (
     MoneyWithdrawn,
     OverdraftLimitSet,
     RecordedEvent,
+    said_cause,
 )
 from schemas.iceberg import LeanTransaction, Place, expirable, expire, write_days
 from schemas.money import EXPONENTS, INT64_MAX, INT64_MIN
@@ -142,6 +143,9 @@ class Change(NamedTuple):
     after: int | None = None
     overdraft_limit: int | None = None
     withdrawal_sequence: int | None = None
+    previous_overdraft_limit: int | None = None
+    cause: str | None = None
+    payout_reference: str | None = None
 
 
 _NOTHING: Final = Change()
@@ -162,8 +166,13 @@ def change(event: Event) -> Change:
         case AccountCreated():
             return Change(event.currency, None, None, 0, event.overdraft_limit_minor)
         case OverdraftLimitSet():
-            return Change(event.currency, None, None, None, event.limit_minor)
-        case HolderChanged() | AccountFrozen() | AccountUnfrozen() | AccountClosed():
+            limit, previous = event.new_limit_minor, event.previous_limit_minor
+            return Change(event.currency, overdraft_limit=limit, previous_overdraft_limit=previous)
+        case AccountFrozen():
+            return Change(cause=said_cause(event))
+        case AccountClosed():
+            return Change(payout_reference=event.payout_reference)
+        case HolderChanged() | AccountUnfrozen():
             return _NOTHING
         case _:
             assert_never(event)
@@ -187,11 +196,13 @@ def rows(batches: Sequence[Batch]) -> pa.Table:
         ("balance_before", _within_64_bits(events, [c.before for c in changes])),
         ("balance_after", [c.after for c in changes]),
         ("overdraft_limit", [c.overdraft_limit for c in changes]),
+        ("previous_overdraft_limit", [c.previous_overdraft_limit for c in changes]),
     ):
         minor = pa.array(values, pa.int64())
         columns[f"{name}_minor"] = minor
         columns[name] = _amounts(minor, exponents)
-    columns["withdrawal_sequence"] = [c.withdrawal_sequence for c in changes]
+    for name in ("withdrawal_sequence", "cause", "payout_reference"):
+        columns[name] = [getattr(c, name) for c in changes]
     columns["partition"] = [batch.partition for batch in batches for _ in batch.events]
     columns["offset"] = [offset for batch in batches for offset in batch.offsets]
     return pa.Table.from_arrays(

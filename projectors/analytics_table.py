@@ -80,7 +80,15 @@ _COLUMNS: Final[tuple[tuple[str, IcebergType, bool], ...]] = (
     ("withdrawal_sequence", LongType(), False),
     ("partition", IntegerType(), True),
     ("offset", LongType(), True),
+    # Added in a later release, and therefore last: a column's number is its place.
+    ("previous_overdraft_limit", AMOUNT, False),
+    ("previous_overdraft_limit_minor", LongType(), False),
+    ("cause", StringType(), False),
+    ("payout_reference", StringType(), False),
 )
+
+_ADDED: Final = ("previous_overdraft_limit", "previous_overdraft_limit_minor", "cause", "payout_reference")
+"""Columns that a table of an older release is given. Any other that is missing was taken away."""
 
 SCHEMA: Final = Schema(
     *(NestedField(i, name, kind, required=required) for i, (name, kind, required) in enumerate(_COLUMNS, 1))
@@ -142,6 +150,7 @@ class EventsTable:
             table = self._find(catalog)
             if table is None:
                 table = self._make(catalog)
+            self._add_columns(table)
             self._must_fit(table)
             if table.properties.get(TableProperties.COMMIT_NUM_RETRIES) != "0":
                 with table.transaction() as transaction:
@@ -212,6 +221,18 @@ class EventsTable:
             )
         except TableAlreadyExistsError:
             return catalog.load_table(self._identifier)
+
+    def _add_columns(self, table: Table) -> None:
+        """Give a table of an older release the optional columns that it lacks; its rows have nothing in them.
+
+        In a commit of its own: the files that are there stay as they are. Other branches of the table get them too.
+        """
+        has = {field.name for field in table.schema().fields}
+        lacking = [SCHEMA.find_field(name) for name in _ADDED if name not in has]
+        if lacking:
+            with table.update_schema() as update:
+                for field in lacking:
+                    update.add_column(field.name, field.field_type)
 
     def _must_fit(self, table: Table) -> None:
         has: Mapping[str, NestedField] = {field.name: field for field in table.schema().fields}

@@ -24,6 +24,7 @@ from schemas.events import (
     MoneyWithdrawn,
     OverdraftLimitSet,
     RecordedEvent,
+    said_cause,
 )
 
 _EPOCH: Final = datetime(1970, 1, 1)
@@ -54,7 +55,8 @@ class AccountDocument(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
 class EventDocument(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """An event: what it has itself, where it stands in the log, and the account's balance before and after it.
 
-    Events that move no money have the balance, and the currency that it is in, all the same.
+    Events that move no money have the balance, and the currency that it is in, all the same. A freeze without a cause
+    has none, which is so of all that are older than causes: their documents need not be made anew.
     """
 
     event_type: str
@@ -77,7 +79,10 @@ class EventDocument(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     amount_minor: int | None = None
     withdrawal_sequence: int | None = None
     limit_minor: int | None = None
+    previous_limit_minor: int | None = None
     overdraft_limit_minor: int | None = None
+    cause: str | None = None
+    payout_reference: str | None = None
     holder_name: str | None = None
     holder_email: str | None = None
 
@@ -124,7 +129,7 @@ def evolve(document: AccountDocument | None, recorded: RecordedEvent, partition:
             return replace(document, balance_minor=event.balance_minor, updated_at=at, sequence=sequence, offset=offset)
         case OverdraftLimitSet():
             return replace(
-                document, overdraft_limit_minor=event.limit_minor, updated_at=at, sequence=sequence, offset=offset
+                document, overdraft_limit_minor=event.new_limit_minor, updated_at=at, sequence=sequence, offset=offset
             )
         case HolderChanged():
             return replace(
@@ -152,7 +157,8 @@ def event_document(
     `Unprojectable`."""
     event = recorded.event
     balance_minor = balance_before_minor
-    amount_minor = withdrawal_sequence = limit_minor = overdraft_limit_minor = holder_name = holder_email = None
+    amount_minor = withdrawal_sequence = limit_minor = previous_limit_minor = overdraft_limit_minor = None
+    cause = payout_reference = holder_name = holder_email = None
     match event:
         case MoneyDeposited() | MoneyWithdrawn():
             amount_minor, balance_minor = event.amount_minor, event.balance_minor
@@ -163,10 +169,14 @@ def event_document(
             overdraft_limit_minor = event.overdraft_limit_minor
             holder_name, holder_email = event.holder_name, event.holder_email
         case OverdraftLimitSet():
-            limit_minor = event.limit_minor
+            limit_minor, previous_limit_minor = event.new_limit_minor, event.previous_limit_minor
         case HolderChanged():
             holder_name, holder_email = event.holder_name, event.holder_email
-        case AccountFrozen() | AccountUnfrozen() | AccountClosed():
+        case AccountFrozen():
+            cause = said_cause(event)
+        case AccountClosed():
+            payout_reference = event.payout_reference
+        case AccountUnfrozen():
             pass
         case _:
             assert_never(event)
@@ -193,7 +203,10 @@ def event_document(
         amount_minor=amount_minor,
         withdrawal_sequence=withdrawal_sequence,
         limit_minor=limit_minor,
+        previous_limit_minor=previous_limit_minor,
         overdraft_limit_minor=overdraft_limit_minor,
+        cause=cause,
+        payout_reference=payout_reference,
         holder_name=holder_name,
         holder_email=holder_email,
     )

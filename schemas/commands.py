@@ -12,6 +12,8 @@ from typing import ClassVar, Final
 
 from msgspec import Struct
 
+from schemas.events import FreezeCause
+
 COMMAND_NAMESPACE: Final = "daybook.account.command"
 
 
@@ -71,7 +73,7 @@ class ChangeHolder(Command, frozen=True, kw_only=True, gc=False):
 
 
 class Freeze(Command, frozen=True, kw_only=True, gc=False):
-    pass
+    cause: FreezeCause = FreezeCause.UNSPECIFIED
 
 
 class Unfreeze(Command, frozen=True, kw_only=True, gc=False):
@@ -79,7 +81,7 @@ class Unfreeze(Command, frozen=True, kw_only=True, gc=False):
 
 
 class CloseAccount(Command, frozen=True, kw_only=True, gc=False):
-    pass
+    payout_reference: str | None = None
 
 
 AnyCommand = (

@@ -82,6 +82,11 @@ class Connections(EnvironmentSettings):
     elasticsearch_api_key: SecretStr | None = None
     elasticsearch_ssl_ca: str | None = None
 
+    audit_key_file: str | None = None
+    """The private key that signs checkpoints: for the auditor alone."""
+    audit_public_key_file: str | None = None
+    """The public keys of those who may have signed checkpoints: for whoever verifies them."""
+
     namespace: str = ""
     """Put before every topic, group and transactional id, so that several ledgers can share one cluster."""
 

@@ -1,13 +1,14 @@
 """Events: what happened to an account, and the record that it is kept in.
 
 An event's name and its fields are a storage format (`schemas/account/*.avsc`): what is released is never edited, it
-gets a next version. The types here are the newest versions. Times are microseconds since the Unix epoch, in UTC;
-amounts are minor units of a currency.
+gets a next version, or a next major with a name of its own (`MAJOR`). The types here are the newest. Times are
+microseconds since the Unix epoch, in UTC; amounts are minor units of a currency.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from enum import StrEnum
+from typing import ClassVar, Final
 
 from msgspec import Struct
 
@@ -15,6 +16,16 @@ EVENT_NAMESPACE: Final = "daybook.account.event"
 
 CHAIN_START: Final = bytes(32)
 """What the first event of an account is chained to."""
+
+
+class FreezeCause(StrEnum):
+    """Why an account is frozen. A reader of before a symbol reads it as `UNSPECIFIED`, which older events are too."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    CUSTOMER_REQUEST = "CUSTOMER_REQUEST"
+    COURT_ORDER = "COURT_ORDER"
+    FRAUD_SUSPICION = "FRAUD_SUSPICION"
+    SANCTIONS = "SANCTIONS"
 
 
 class AccountCreated(Struct, frozen=True, kw_only=True, gc=False):
@@ -44,7 +55,12 @@ class MoneyRefunded(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class OverdraftLimitSet(Struct, frozen=True, kw_only=True, gc=False):
-    limit_minor: int
+    """`previous_limit_minor` is None where the event is older than that field (`schemas.upcasters`)."""
+
+    MAJOR: ClassVar[int] = 2
+
+    previous_limit_minor: int | None
+    new_limit_minor: int
     currency: str
 
 
@@ -54,7 +70,12 @@ class HolderChanged(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class AccountFrozen(Struct, frozen=True, kw_only=True, gc=False):
-    pass
+    cause: FreezeCause = FreezeCause.UNSPECIFIED
+
+
+def said_cause(event: AccountFrozen) -> str | None:
+    """The cause as read models have it: none where nothing was said."""
+    return None if event.cause is FreezeCause.UNSPECIFIED else event.cause.value
 
 
 class AccountUnfrozen(Struct, frozen=True, kw_only=True, gc=False):
@@ -62,7 +83,9 @@ class AccountUnfrozen(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class AccountClosed(Struct, frozen=True, kw_only=True, gc=False):
-    pass
+    """`payout_reference` says where the last of the money went, in the words of whoever paid it out."""
+
+    payout_reference: str | None = None
 
 
 Event = (

@@ -9,6 +9,7 @@ reads the same bytes with the library, whose word is the last.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Final
 
 Value = str | int | bytes | None
@@ -79,6 +80,29 @@ def optional_text(body: bytes, at: int) -> tuple[str | None, int]:
     return text(body, at + 1)
 
 
+def optional_number(body: bytes, at: int) -> tuple[int | None, int]:
+    """A number or none, by a union whose first branch is null."""
+    branch = body[at]
+    if branch == 0:
+        return None, at + 1
+    if branch != 2:
+        raise Unusual
+    return number(body, at + 1)
+
+
+def symbol_of(symbols: Sequence[str]) -> Callable[[bytes, int], tuple[str, int]]:
+    """How one of an enum's symbols is read: by its place among them, a number that has one byte up to the 63rd."""
+    by_byte = {2 * place: symbol for place, symbol in enumerate(symbols[:64])}
+
+    def symbol(body: bytes, at: int) -> tuple[str, int]:
+        found = by_byte.get(body[at])
+        if found is None:
+            raise Unusual
+        return found, at + 1
+
+    return symbol
+
+
 def common(body: bytes) -> tuple[Common, int]:
     """What every event begins with, and where its own fields begin.
 
@@ -141,6 +165,55 @@ def common(body: bytes) -> tuple[Common, int]:
         reason,
         body[at:end],
     ), end
+
+
+def chain_cut(body: bytes) -> tuple[bytes, int, int]:
+    """Whose event it is, its sequence, and where its own fields begin, which is right behind the chain hash.
+
+    For whoever verifies chains and reads nothing else: it steps over what `common` decodes.
+
+    Raises:
+        Unusual, IndexError: it is not as usual.
+    """
+    lengths = body[0]
+    at = 1 + (lengths >> 1)
+    length = body[at]
+    lengths |= length
+    start = at + 1
+    at = start + (length >> 1)
+    account_id = body[start:at]
+
+    byte = body[at]
+    at += 1
+    sequence, shift = byte & _GROUP, 7
+    while byte & _MORE:
+        byte = body[at]
+        at += 1
+        sequence |= (byte & _GROUP) << shift
+        shift += 7
+        if shift > 63:
+            raise Unusual
+
+    # Two times, of eight groups each as `_time` has it: the eighth is the last.
+    if body[at + 7] & _MORE or not body[at + 6] & _MORE or body[at + 15] & _MORE or not body[at + 14] & _MORE:
+        raise Unusual
+    at += 16
+    for _ in range(4):
+        length = body[at]
+        lengths |= length
+        at += 1 + (length >> 1)
+    branch = body[at]
+    at += 1
+    if branch == 2:
+        length = body[at]
+        lengths |= length
+        at += 1 + (length >> 1)
+    elif branch:
+        raise Unusual
+    at += 32
+    if lengths & _SHORT or sequence & 1 or at > len(body):
+        raise Unusual
+    return account_id, sequence >> 1, at
 
 
 def _time(eight: bytes) -> int:

@@ -59,6 +59,10 @@ class Topics:
         return self._name("account.alerts")
 
     @property
+    def checkpoints(self) -> str:
+        return self._name("account.checkpoints")
+
+    @property
     def subject_keys(self) -> str:
         return self._name("subject.keys")
 
@@ -76,6 +80,11 @@ class Topics:
 
     def transactional_id(self, instance: str) -> str:
         return self._name(f"daybook.command-service.{instance}")
+
+    @property
+    def auditor_transactional_id(self) -> str:
+        """One for all auditors of a ledger, so that a second one fences the first: there is one row of checkpoints."""
+        return self._name("daybook.auditor")
 
 
 def subject(topic: str, record_name: str) -> str:

@@ -16,6 +16,7 @@ from schemas.events import (
     AccountFrozen,
     AccountUnfrozen,
     Event,
+    FreezeCause,
     HolderChanged,
     MoneyDeposited,
     MoneyRefunded,
@@ -108,9 +109,14 @@ def _later(currency: str) -> st.SearchStrategy[Event]:
         st.builds(MoneyDeposited, **money),
         st.builds(MoneyWithdrawn, **money),
         st.builds(MoneyRefunded, **money, withdrawal_sequence=st.just(2)),
-        st.builds(OverdraftLimitSet, limit_minor=st.just(1), currency=st.just(currency)),
+        st.builds(
+            OverdraftLimitSet,
+            previous_limit_minor=st.sampled_from((None, 0)),
+            new_limit_minor=st.just(1),
+            currency=st.just(currency),
+        ),
         st.builds(HolderChanged, holder_name=st.just("Grace")),
-        st.sampled_from((AccountFrozen(), AccountUnfrozen())),
+        st.sampled_from((AccountFrozen(), AccountFrozen(cause=FreezeCause.SANCTIONS), AccountUnfrozen())),
     )
 
 
@@ -130,7 +136,8 @@ def logs(draw: st.DrawFn) -> list[RecordedEvent]:
         if sequences[account_id] == 1:
             log.append(opened(account_id, currency))
         elif remaining[account_id] == 0 and account_id in closing:
-            log.append(recorded(account_id, sequences[account_id], AccountClosed()))
+            payout = draw(st.sampled_from((None, "SEPA 7")))
+            log.append(recorded(account_id, sequences[account_id], AccountClosed(payout_reference=payout)))
         else:
             log.append(recorded(account_id, sequences[account_id], draw(_later(currency))))
     return log

@@ -14,6 +14,7 @@ from schemas.events import (
     AccountCreated,
     AccountFrozen,
     AccountUnfrozen,
+    FreezeCause,
     HolderChanged,
     OverdraftLimitSet,
     RecordedEvent,
@@ -113,7 +114,7 @@ def plain_documents(log: Iterable[tuple[RecordedEvent, int, int]]) -> tuple[Docu
             account.pop("holder_email", None)
             account |= own
         elif isinstance(event, OverdraftLimitSet):
-            account["overdraft_limit_minor"] = event.limit_minor
+            account["overdraft_limit_minor"] = event.new_limit_minor
         elif isinstance(event, AccountFrozen):
             account["status"] = "frozen"
         elif isinstance(event, AccountUnfrozen):
@@ -144,4 +145,7 @@ def plain_documents(log: Iterable[tuple[RecordedEvent, int, int]]) -> tuple[Docu
 
 
 def _fields(event: object) -> dict[str, Any]:
-    return {name: getattr(event, name) for name in type(event).__struct_fields__}  # type: ignore[attr-defined]
+    """An event's fields as documents have them."""
+    named = {"new_limit_minor": "limit_minor"}
+    found = {named.get(name, name): getattr(event, name) for name in type(event).__struct_fields__}  # type: ignore[attr-defined]
+    return {name: value for name, value in found.items() if value is not FreezeCause.UNSPECIFIED}

@@ -106,7 +106,7 @@ def evolve(state: Account | None, event: Event) -> Account:
                 withdrawals=state.withdrawals.refunded(event.withdrawal_sequence, event.amount_minor),
             )
         case OverdraftLimitSet():
-            return replace(state, sequence=sequence, overdraft_limit_minor=event.limit_minor)
+            return replace(state, sequence=sequence, overdraft_limit_minor=event.new_limit_minor)
         case HolderChanged():
             return replace(state, sequence=sequence, holder_name=event.holder_name, holder_email=event.holder_email)
         case AccountFrozen():
@@ -149,7 +149,7 @@ def decide(state: Account | None, command: AnyCommand, now: int) -> Decision:
         case ChangeHolder():
             return _change_holder(state, command)
         case Freeze():
-            return _NOTHING if state.status is Status.FROZEN else (AccountFrozen(),)
+            return _NOTHING if state.status is Status.FROZEN else (AccountFrozen(cause=command.cause),)
         case Unfreeze():
             return _NOTHING if state.status is Status.ACTIVE else (AccountUnfrozen(),)
         case CloseAccount():
@@ -248,7 +248,13 @@ def _set_overdraft_limit(state: Account, command: SetOverdraftLimit) -> Decision
         )
     if command.limit_minor == state.overdraft_limit_minor:
         return _NOTHING
-    return (OverdraftLimitSet(limit_minor=command.limit_minor, currency=state.currency),)
+    return (
+        OverdraftLimitSet(
+            previous_limit_minor=state.overdraft_limit_minor,
+            new_limit_minor=command.limit_minor,
+            currency=state.currency,
+        ),
+    )
 
 
 def _change_holder(state: Account, command: ChangeHolder) -> Decision:
@@ -265,7 +271,7 @@ def _close(state: Account, command: CloseAccount) -> Decision:
             Code.BALANCE_NOT_ZERO,
             f"the balance is {_text(state.balance_minor, state)}: an account is closed when nothing is left or owed",
         )
-    return (AccountClosed(),)
+    return (AccountClosed(payout_reference=command.payout_reference),)
 
 
 def _no_movement(state: Account, command: Deposit | Withdraw | Refund | SetOverdraftLimit) -> Rejection | None:

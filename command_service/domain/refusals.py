@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from schemas.commands import AnyCommand, ChangeHolder, Deposit, OpenAccount, Refund, SetOverdraftLimit, Withdraw
+from schemas.commands import (
+    AnyCommand,
+    ChangeHolder,
+    CloseAccount,
+    Deposit,
+    OpenAccount,
+    Refund,
+    SetOverdraftLimit,
+    Withdraw,
+)
 from schemas.money import EXPONENTS
 
 # Account ids stand in keys, file names and URLs; the slash separates them from the sequence in an event's key.
@@ -99,6 +108,8 @@ def _too_long_in(command: AnyCommand) -> Rejection | None:
     if refusal is None and isinstance(command, OpenAccount | ChangeHolder):
         refusal = _too_long("holder_name", command.holder_name, _MAX_NAME)
         refusal = refusal or _too_long("holder_email", command.holder_email, _MAX_NAME)
+    if refusal is None and isinstance(command, CloseAccount):
+        refusal = _too_long("payout_reference", command.payout_reference, _MAX_NAME)
     return refusal
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Literal, ParamSpec
 from uuid import UUID
 
 import typer
@@ -26,9 +26,11 @@ from daybook.cli.options import (
     user_name,
 )
 from schemas.commands import CommandReply
+from schemas.events import FreezeCause
 
 if TYPE_CHECKING:
-    from daybook.client import Client, Common
+    from daybook.client import Client
+    from daybook.giving import Common
 
 P = ParamSpec("P")
 
@@ -56,8 +58,9 @@ class Giving:
 
     def give(self, call: Callable[[Client, Common], CommandReply]) -> None:
         """Give a command and print the reply. A refusal is printed as JSON if asked for, and raised as `Refused`."""
-        from daybook.client import Client, Common  # noqa: PLC0415
+        from daybook.client import Client  # noqa: PLC0415
         from daybook.errors import Refused  # noqa: PLC0415
+        from daybook.giving import Common  # noqa: PLC0415
 
         common = Common(
             expected_version=self.expect,
@@ -170,12 +173,20 @@ def overdraft(giving: Giving, account: Account, amount: Amount) -> None:
 
 
 @_giving
-def freeze(giving: Giving, account: Account) -> None:
+def freeze(
+    giving: Giving,
+    account: Account,
+    cause: Annotated[
+        Literal["customer-request", "court-order", "fraud-suspicion", "sanctions"] | None,
+        typer.Option(help="Why, as a kind that can be searched for; --reason has room for more."),
+    ] = None,
+) -> None:
     """Let no money move until the account is unfrozen.
 
-    daybook freeze A-1 --reason "card stolen"
+    daybook freeze A-1 --cause customer-request --reason "card stolen"
     """
-    giving.give(lambda client, common: client.freeze(account, **common))
+    chosen = FreezeCause.UNSPECIFIED if cause is None else FreezeCause(cause.replace("-", "_").upper())
+    giving.give(lambda client, common: client.freeze(account, cause=chosen, **common))
 
 
 @_giving
@@ -204,12 +215,18 @@ def holder(
 
 
 @_giving
-def close(giving: Giving, account: Account) -> None:
+def close(
+    giving: Giving,
+    account: Account,
+    payout_reference: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Where the last of the money went; kept with the event.")
+    ] = None,
+) -> None:
     """Close an account for good. Its balance must be zero.
 
-    daybook close A-1
+    daybook close A-1 --payout-reference "SEPA 2026-0042"
     """
-    giving.give(lambda client, common: client.close_account(account, **common))
+    giving.give(lambda client, common: client.close_account(account, payout_reference=payout_reference, **common))
 
 
 def add_to(app: typer.Typer) -> None:

@@ -17,6 +17,7 @@ from schemas.events import (
     MoneyWithdrawn,
     OverdraftLimitSet,
     RecordedEvent,
+    said_cause,
 )
 from schemas.money import Money
 
@@ -35,17 +36,26 @@ def phrase(event: Event) -> str:
             amount = Money(event.amount_minor, event.currency)
             return f"refunded {amount} of withdrawal {event.withdrawal_sequence}, {_balance(event)}"
         case OverdraftLimitSet():
-            return f"overdraft set to {Money(event.limit_minor, event.currency)}"
+            limit = Money(event.new_limit_minor, event.currency)
+            if event.previous_limit_minor is None:
+                return f"overdraft set to {limit}"
+            return f"overdraft set to {limit} from {Money(event.previous_limit_minor, event.currency)}"
         case HolderChanged():
             return f"holder is now {event.holder_name}" + (f" <{event.holder_email}>" if event.holder_email else "")
         case AccountFrozen():
-            return "frozen"
+            cause = said_cause(event)
+            return "frozen" if cause is None else f"frozen: {in_words(cause)}"
         case AccountUnfrozen():
             return "unfrozen"
         case AccountClosed():
-            return "closed"
+            return "closed" if event.payout_reference is None else f"closed, paid out by {event.payout_reference}"
         case _:
             assert_never(event)
+
+
+def in_words(symbol: str) -> str:
+    """An enum's symbol, such as `COURT_ORDER`, as people say it."""
+    return symbol.replace("_", " ").lower()
 
 
 def line(recorded: RecordedEvent) -> str:

@@ -7,8 +7,8 @@ import json
 import pytest
 from fastavro.schema import to_parsing_canonical_form
 
-from schemas.alerts import Alert
-from schemas.codec import SchemaSource, is_command, is_event, newest
+from deploy.wanted import subject_definitions
+from schemas.codec import SchemaSource
 from schemas.registry import RegistryUnavailable, SchemaNotRegistered
 from schemas.topics import Topics, subject
 
@@ -17,13 +17,7 @@ STRANGER = '{"type":"record","name":"daybook.account.command.Deposit","fields":[
 
 def registrations(topics: Topics) -> list[tuple[str, str]]:
     """Subject and text of every schema that a deployed ledger writes."""
-    found = []
-    for name, schema in newest().items():
-        topic = topics.commands if is_command(name) else topics.events if is_event(name) else topics.replies
-        if name == Alert.FULL_NAME:
-            topic = topics.alerts
-        found.append((subject(topic, name), schema.text))
-    return found
+    return [(wanted.name, wanted.versions[-1].text) for wanted in subject_definitions(topics)]
 
 
 class SchemaSourceContract:

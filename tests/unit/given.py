@@ -22,7 +22,15 @@ from schemas.commands import (
     Unfreeze,
     Withdraw,
 )
-from schemas.events import AccountCreated, Event, MoneyDeposited, MoneyRefunded, MoneyWithdrawn, OverdraftLimitSet
+from schemas.events import (
+    AccountCreated,
+    Event,
+    FreezeCause,
+    MoneyDeposited,
+    MoneyRefunded,
+    MoneyWithdrawn,
+    OverdraftLimitSet,
+)
 
 NOW: Final = 1_750_000_000_000_000
 """A moment in June 2025, in microseconds since the Unix epoch."""
@@ -131,16 +139,16 @@ def change_holder(holder_name: str = "Ada", holder_email: str | None = None, **c
     return ChangeHolder(holder_name=holder_name, holder_email=holder_email, **_common(common))
 
 
-def freeze(**common: Unpack[Common]) -> Freeze:
-    return Freeze(**_common(common))
+def freeze(cause: FreezeCause = FreezeCause.UNSPECIFIED, **common: Unpack[Common]) -> Freeze:
+    return Freeze(cause=cause, **_common(common))
 
 
 def unfreeze(**common: Unpack[Common]) -> Unfreeze:
     return Unfreeze(**_common(common))
 
 
-def close_account(**common: Unpack[Common]) -> CloseAccount:
-    return CloseAccount(**_common(common))
+def close_account(payout_reference: str | None = None, **common: Unpack[Common]) -> CloseAccount:
+    return CloseAccount(payout_reference=payout_reference, **_common(common))
 
 
 def created(
@@ -171,5 +179,7 @@ def refunded(withdrawal_sequence: int, amount_minor: int, balance_minor: int, cu
     )
 
 
-def limit_set(limit_minor: int, currency: str = "EUR") -> OverdraftLimitSet:
-    return OverdraftLimitSet(limit_minor=limit_minor, currency=currency)
+def limit_set(previous_limit_minor: int | None, new_limit_minor: int, currency: str = "EUR") -> OverdraftLimitSet:
+    return OverdraftLimitSet(
+        previous_limit_minor=previous_limit_minor, new_limit_minor=new_limit_minor, currency=currency
+    )

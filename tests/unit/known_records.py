@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from command_service.packing import Packing
 from schemas.alerts import WITHDRAWAL_COUNT, Alert, alert_id
 from schemas.codec import Codec
 from schemas.commands import CommandReply, CommandStatus
@@ -22,10 +23,13 @@ def codec_of(registry: MemoryRegistry) -> Codec:
     codec.look_up_events(TOPICS.events)
     codec.look_up_replies(TOPICS.replies)
     codec.look_up_alerts(TOPICS.alerts)
+    codec.look_up_snapshots(TOPICS.snapshots)
     return codec
 
 
 CODEC: Final = codec_of(REGISTRY)
+
+PACKING: Final = Packing(CODEC, b"\x01\x02\x03\x04\x05\x06\x07\x08", "topic-1")
 
 COMMON: Final[dict[str, Any]] = {
     "event_id": "01977375-f600-7000-8444-555555555555",

@@ -23,7 +23,7 @@ from schemas.commands import (
     Unfreeze,
     Withdraw,
 )
-from schemas.events import EVENT_TYPES, Event, RecordedEvent
+from schemas.events import EVENT_TYPES, Event, FreezeCause, RecordedEvent
 from schemas.money import INT64_MAX, INT64_MIN
 from tests.unit.given import ACCOUNT, NOW
 
@@ -37,6 +37,7 @@ _BY_ANNOTATION: Final[dict[Any, st.SearchStrategy[Any]]] = {
     int: LONGS,
     str | None: st.none() | TEXTS,
     int | None: st.none() | LONGS,
+    FreezeCause: st.sampled_from(FreezeCause),
 }
 _BY_NAME: Final[dict[str, st.SearchStrategy[Any]]] = {
     "command_id": ANY_UUIDS,
@@ -104,9 +105,9 @@ _OTHERS: Final = st.one_of(
         OpenAccount, currency=_CURRENCIES, holder_name=_NAMES, holder_email=st.none(), overdraft_limit_minor=_LIMITS
     ),
     _meeting(ChangeHolder, holder_name=_NAMES, holder_email=st.none()),
-    _meeting(Freeze),
+    _meeting(Freeze, cause=st.sampled_from(FreezeCause)),
     _meeting(Unfreeze),
-    _meeting(CloseAccount),
+    _meeting(CloseAccount, payout_reference=_mostly(st.none(), 20, "SEPA 7", "x" * 201)),
 )
 MEETING_COMMANDS: Final[st.SearchStrategy[AnyCommand]] = st.one_of(
     _DEPOSITS,

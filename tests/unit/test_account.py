@@ -4,7 +4,7 @@ import pytest
 
 from command_service.domain.account import Account, Status, evolve
 from command_service.domain.withdrawals import Withdrawals
-from schemas.events import AccountClosed, AccountFrozen, AccountUnfrozen, Event, HolderChanged
+from schemas.events import AccountClosed, AccountFrozen, AccountUnfrozen, Event, FreezeCause, HolderChanged
 from schemas.money import INT64_MAX
 from tests.unit.given import (
     NOW,
@@ -53,10 +53,12 @@ class TestWhatCommandsLeadTo:
         given(*history, refunded(3, 25, 65)).when(refund(3, 35)).then(refunded(3, 35, 100))
 
     def test_the_overdraft_limit_is_set(self) -> None:
-        given(created()).when(set_overdraft_limit(100)).then(limit_set(100))
+        given(created()).when(set_overdraft_limit(100)).then(limit_set(0, 100))
 
     def test_the_overdraft_limit_may_be_lowered_to_what_is_used(self) -> None:
-        given(created(overdraft_limit_minor=100), withdrawn(40, -40)).when(set_overdraft_limit(40)).then(limit_set(40))
+        given(created(overdraft_limit_minor=100), withdrawn(40, -40)).when(set_overdraft_limit(40)).then(
+            limit_set(100, 40)
+        )
 
     def test_the_holder_is_changed_even_while_frozen(self) -> None:
         changed = HolderChanged(holder_name="Grace", holder_email="grace@example.org")
@@ -68,11 +70,14 @@ class TestWhatCommandsLeadTo:
 
     def test_an_account_is_frozen_and_released(self) -> None:
         given(created()).when(freeze()).then(AccountFrozen())
+        sanctions = FreezeCause.SANCTIONS
+        given(created()).when(freeze(sanctions)).then(AccountFrozen(cause=sanctions))
         given(created(), AccountFrozen()).when(unfreeze()).then(AccountUnfrozen())
         given(created(), AccountFrozen(), AccountUnfrozen()).when(deposit(1)).then(deposited(1, 1))
 
     def test_an_empty_account_is_closed(self) -> None:
         given(created(), deposited(5, 5), withdrawn(5, 0)).when(close_account()).then(AccountClosed())
+        given(created()).when(close_account("SEPA 7")).then(AccountClosed(payout_reference="SEPA 7"))
 
     def test_a_change_may_be_back_dated_to_any_day_of_the_calendar(self) -> None:
         given(created()).when(deposit(1, effective_at=-62_135_596_800_000_000)).then(deposited(1, 1))
@@ -87,6 +92,7 @@ class TestWhatCommandsLeadTo:
 class TestWhatIsSoAlready:
     def test_freezing_a_frozen_account(self) -> None:
         given(created(), AccountFrozen()).when(freeze()).then_nothing()
+        given(created(), AccountFrozen()).when(freeze(FreezeCause.COURT_ORDER)).then_nothing()
 
     def test_releasing_an_active_account(self) -> None:
         given(created()).when(unfreeze()).then_nothing()
@@ -121,7 +127,7 @@ class TestWhatEventsDo:
                 deposited(10, 10),
                 withdrawn(4, 6),
                 refunded(3, 4, 10),
-                limit_set(5),
+                limit_set(0, 5),
                 HolderChanged(holder_name="Grace"),
                 AccountFrozen(),
                 AccountUnfrozen(),

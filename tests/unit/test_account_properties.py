@@ -127,7 +127,8 @@ def applies(code: Code, state: Account | None, command: AnyCommand) -> bool:
         case Code.USER_ID_REQUIRED:
             return not command.user_id
         case Code.TEXT_TOO_LONG:
-            return max(len(name), len(command.correlation_id or "")) > 200
+            payout = getattr(command, "payout_reference", None) or ""
+            return max(len(name), len(command.correlation_id or ""), len(payout)) > 200
         case Code.EFFECTIVE_AT_IN_FUTURE:
             return command.effective_at == NOW + 1
         case Code.EFFECTIVE_AT_TOO_EARLY:

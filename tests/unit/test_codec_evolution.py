@@ -12,8 +12,9 @@ import pytest
 from fastavro import parse_schema, schemaless_writer
 from fastavro.schema import to_parsing_canonical_form
 
-from schemas.codec import ChainBroken, Codec, Undecodable, newest
+from schemas.codec import ChainBroken, Codec, Undecodable
 from schemas.events import CHAIN_START
+from schemas.released import newest
 from tests.unit.given import ACCOUNT, NOW, created, open_account
 from tests.unit.known_records import COMMON
 from tests.unit.memory_registry import MemoryRegistry

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from schemas import codec, quick
+from schemas import codec, quick, released
+from schemas import reading as bodies
 from schemas.codec import Codec, Undecodable
 from schemas.events import EVENT_TYPES, Event, RecordedEvent
 from tests.unit.known_records import EVENT_BYTES, REGISTRY, TOPICS
@@ -21,9 +23,9 @@ def reading(monkeypatch: pytest.MonkeyPatch, *, quickly: bool) -> Codec:
     """A codec that reads one way only: the quick one, or the library's."""
     found = Codec(REGISTRY)
     if quickly:
-        monkeypatch.setattr(codec._Reader, "_read", _not_this_way)
+        monkeypatch.setattr(bodies.Reader, "_read", _not_this_way)
     else:
-        monkeypatch.setattr(codec, "_quick_fields", lambda _: None)
+        monkeypatch.setattr(bodies, "_quick_fields", lambda _: None)
     found.look_up_events(TOPICS.events)
     return found
 
@@ -92,8 +94,8 @@ def test_numbers_are_read_to_the_last_bit_or_left_to_the_library(value: int) -> 
 
 @pytest.mark.parametrize("event_type", EVENT_TYPES)
 def test_every_kind_of_event_has_the_quick_way(event_type: type[Event]) -> None:
-    schema = codec.json.loads(codec.newest()[codec.record_name(event_type)].text)
-    assert codec._quick_fields(schema) is not None
+    schema = json.loads(released.newest()[released.record_name(event_type)].text)
+    assert bodies._quick_fields(schema) is not None
 
 
 def test_a_usual_event_is_read_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:

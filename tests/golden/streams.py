@@ -1,0 +1,89 @@
+"""The golden events: whole streams, each event with the version that it is written in. They are only added to.
+
+What a stream has is fixed for ever once it is recorded (`tests.golden.record`): a new version gets a stream of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+_EVENT: Final = "daybook.account.event"
+
+Entry = tuple[str, int, dict[str, Any]]
+"""An event's full name, its version, and its own fields as that version has them."""
+
+
+def _opened(**own: Any) -> Entry:
+    fields = {"currency": "EUR", "holder_name": "Ada Lovelace", "holder_email": None, "overdraft_limit_minor": 0}
+    return f"{_EVENT}.AccountCreated", 1, fields | own
+
+
+def _moved(name: str, amount: int, balance: int, currency: str = "EUR", **own: Any) -> Entry:
+    return f"{_EVENT}.{name}", 1, {"amount_minor": amount, "currency": currency, "balance_minor": balance} | own
+
+
+def _deposited(amount: int, balance: int, currency: str = "EUR") -> Entry:
+    return _moved("MoneyDeposited", amount, balance, currency)
+
+
+def _withdrawn(amount: int, balance: int, currency: str = "EUR") -> Entry:
+    return _moved("MoneyWithdrawn", amount, balance, currency)
+
+
+def _frozen(version: int, **own: Any) -> Entry:
+    return f"{_EVENT}.AccountFrozen", version, own
+
+
+_UNFROZEN: Final[Entry] = (f"{_EVENT}.AccountUnfrozen", 1, {})
+
+
+def _limit(before: int | None, after: int, currency: str = "EUR") -> Entry:
+    own = {"previous_limit_minor": before, "new_limit_minor": after, "currency": currency}
+    return f"{_EVENT}.v2.OverdraftLimitSet", 1, own
+
+
+STREAMS: Final[dict[str, list[Entry]]] = {
+    # All that the first release wrote.
+    "first-release": [
+        _opened(holder_email="ada@example.org", overdraft_limit_minor=5000),
+        _deposited(20_000, 20_000),
+        _withdrawn(22_500, -2_500),
+        _moved("MoneyRefunded", 2_500, 0, withdrawal_sequence=3),
+        (f"{_EVENT}.OverdraftLimitSet", 1, {"limit_minor": 0, "currency": "EUR"}),
+        (f"{_EVENT}.HolderChanged", 1, {"holder_name": "Ada King", "holder_email": None}),
+        _frozen(1),
+        _UNFROZEN,
+        _deposited(1, 1),
+        _withdrawn(1, 0),
+        (f"{_EVENT}.AccountClosed", 1, {}),
+    ],
+    # An account that went on from the first release to the versions after it.
+    "across-versions": [
+        _opened(currency="KWD"),
+        (f"{_EVENT}.OverdraftLimitSet", 1, {"limit_minor": 700, "currency": "KWD"}),
+        _frozen(1),
+        _UNFROZEN,
+        _limit(700, 900, "KWD"),
+        _frozen(2, cause="COURT_ORDER"),
+        _UNFROZEN,
+        _frozen(3, cause="SANCTIONS"),
+        _UNFROZEN,
+        _deposited(5, 5, "KWD"),
+        _withdrawn(5, 0, "KWD"),
+        (f"{_EVENT}.AccountClosed", 2, {"payout_reference": "SEPA 2026-0042"}),
+    ],
+    "freeze-causes": [
+        _opened(currency="JPY"),
+        *(
+            entry
+            for version, causes in (
+                (2, ("UNSPECIFIED", "CUSTOMER_REQUEST", "COURT_ORDER", "FRAUD_SUSPICION")),
+                (3, ("UNSPECIFIED", "CUSTOMER_REQUEST", "COURT_ORDER", "FRAUD_SUSPICION", "SANCTIONS")),
+            )
+            for cause in causes
+            for entry in (_frozen(version, cause=cause), _UNFROZEN)
+        ),
+        (f"{_EVENT}.AccountClosed", 2, {"payout_reference": None}),
+    ],
+    "limits": [_opened(overdraft_limit_minor=7), _limit(7, 0), _limit(0, 2**63 - 1), _limit(None, 1)],
+}

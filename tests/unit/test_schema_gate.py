@@ -1,0 +1,443 @@
+"""`daybook schemas check` in copies of the schemas and the golden corpus: what it lets pass, and each mistake."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from daybook.evolution import checkout
+from daybook.evolution.check import HASHES, Problem
+from daybook.evolution.checkout import Checkout, NoCheckout, must_be_here
+from daybook.evolution.corpus import RESULTS
+from daybook.evolution.drafts import NoDraft, new_version
+from daybook.evolution.gate import gate
+from daybook.evolution.graph import dot, lines, nodes
+from schemas.events import FreezeCause
+from schemas.upcasters import UPCASTERS, Upcaster, Version
+
+ROOT: Final = Path(__file__).parents[2]
+EVENT: Final = "daybook.account.event"
+OLD_LIMIT: Final = Version(f"{EVENT}.OverdraftLimitSet", 1)
+NEW_LIMIT: Final = Version(f"{EVENT}.v2.OverdraftLimitSet", 1)
+
+Schema = dict[str, Any]
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Checkout:
+    """A copy of what the gate looks at, to make mistakes in."""
+    found = Checkout(tmp_path)
+    shutil.copytree(ROOT / "schemas" / "account", found.schemas)
+    shutil.copytree(ROOT / "tests" / "golden", found.golden)
+    return found
+
+
+def problems(copy: Checkout, upcasters: Sequence[Upcaster] = UPCASTERS) -> list[Problem]:
+    _, checks = gate(copy.schemas, copy.golden, upcasters)
+    return [problem for _, run in checks for problem in run()]
+
+
+def told(copy: Checkout, upcasters: Sequence[Upcaster] = UPCASTERS) -> str:
+    return "\n".join(map(str, problems(copy, upcasters)))
+
+
+def next_one(copy: Checkout, file: str, source: str, change: Callable[[Schema], None]) -> None:
+    """Release a changed copy of a schema as another version, hash and all."""
+    schema = json.loads((copy.schemas / source).read_text(encoding="utf-8"))
+    change(schema)
+    (copy.schemas / file).write_text(json.dumps(schema), encoding="utf-8")
+    rehash(copy)
+
+
+def rehash(copy: Checkout) -> None:
+    files = sorted(copy.schemas.glob("*.avsc"))
+    text = "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files)
+    (copy.schemas / HASHES).write_text(text, encoding="utf-8")
+
+
+def with_field(**field: Any) -> Callable[[Schema], None]:
+    return lambda schema: schema["fields"].append({"doc": "A test's.", **field})
+
+
+def without(name: str) -> Callable[[Schema], None]:
+    def change(schema: Schema) -> None:
+        schema["fields"] = [field for field in schema["fields"] if field["name"] != name]
+
+    return change
+
+
+def changed(name: str, /, **to: Any) -> Callable[[Schema], None]:
+    def change(schema: Schema) -> None:
+        next(field for field in schema["fields"] if field["name"] == name).update(to)
+
+    return change
+
+
+def causes(*symbols: str, **more: str) -> Callable[[Schema], None]:
+    return changed("cause", type={"type": "enum", "name": "FreezeCause", "symbols": list(symbols), **more})
+
+
+class TestWhatPasses:
+    def test_what_is_there(self, copy: Checkout) -> None:
+        assert told(copy) == ""
+
+    def test_a_field_with_a_default_but_for_its_golden_bytes(self, copy: Checkout) -> None:
+        next_one(copy, "AccountClosed.v3.avsc", "AccountClosed.v2.avsc", with_field(name="n", type="long", default=0))
+        (only,) = problems(copy)
+        assert (only.where, only.what) == (f"{EVENT}.AccountClosed v3", "no golden bytes have it")
+
+    def test_a_change_of_meaning_within_a_name_by_an_upcaster(self, copy: Checkout) -> None:
+        field = with_field(name="trimmed", type="boolean", default=True)
+        next_one(copy, "AccountClosed.v3.avsc", "AccountClosed.v2.avsc", field)
+        name = f"{EVENT}.AccountClosed"
+        trimmed = Upcaster(
+            Version(name, 2),
+            Version(name, 3),
+            lambda own: {"payout_reference": (own["payout_reference"] or "")[:9], "trimmed": True},
+        )
+        assert [p.what for p in problems(copy, [*UPCASTERS, trimmed])] == ["no golden bytes have it"]
+
+
+class TestFiles:
+    def test_an_edited_schema(self, copy: Checkout) -> None:
+        file = copy.schemas / "Deposit.v1.avsc"
+        file.write_text(file.read_text(encoding="utf-8").replace("Amount", "The amount"), encoding="utf-8")
+        assert "Deposit.v1.avsc: it was edited after its release. A released schema is never edited" in told(copy)
+
+    def test_an_edited_schema_whose_new_hash_was_added(self, copy: Checkout) -> None:
+        file = copy.schemas / "Deposit.v1.avsc"
+        file.write_text(file.read_text(encoding="utf-8").replace("Amount", "The amount"), encoding="utf-8")
+        with (copy.schemas / HASHES).open("a", encoding="utf-8") as hashes:
+            hashes.write(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n")
+        assert "Deposit.v1.avsc: it was edited after its release" in told(copy)
+
+    def test_a_removed_schema(self, copy: Checkout) -> None:
+        (copy.schemas / "AccountFrozen.v1.avsc").unlink()
+        found = told(copy)
+        assert "AccountFrozen.v1.avsc: it was released, and is gone" in found
+        assert "AccountFrozen: it has the versions 2, 3" in found
+
+    def test_a_removed_schema_whose_hash_went_too(self, copy: Checkout) -> None:
+        (copy.schemas / "OverdraftLimitSet.v1.avsc").unlink()
+        rehash(copy)
+        found = told(copy)
+        assert "OverdraftLimitSet v1: golden bytes have it, and its schema is gone" in found
+        assert "there is no daybook.account.event.OverdraftLimitSet v1" in found
+
+    def test_a_schema_whose_hash_is_not_written_down(self, copy: Checkout) -> None:
+        shutil.copy(copy.schemas / "AccountClosed.v2.avsc", copy.schemas / "AccountClosed.v3.avsc")
+        assert f"AccountClosed.v3.avsc: its hash is not in {HASHES}" in told(copy)
+
+    def test_a_default_that_does_not_fit(self, copy: Checkout) -> None:
+        next_one(copy, "HolderChanged.v2.avsc", "HolderChanged.v1.avsc", changed("holder_email", type="string"))
+        assert "HolderChanged.v2.avsc: it cannot be read as a record's schema: SchemaParseException Def" in told(copy)
+
+    @pytest.mark.parametrize("text", ["{", "[]", '"long"', '{"type": "record", "name": "X"}'])
+    def test_a_file_that_is_no_schema(self, copy: Checkout, text: str) -> None:
+        (copy.schemas / "Deposit.v2.avsc").write_text(text, encoding="utf-8")
+        assert "Deposit.v2.avsc: it cannot be read as a record's schema" in told(copy)
+
+    def test_a_file_with_another_records_name(self, copy: Checkout) -> None:
+        shutil.copy(copy.schemas / "Withdraw.v1.avsc", copy.schemas / "Deposit.v2.avsc")
+        assert "Deposit.v2.avsc: it has version 2 of daybook.account.command.Withdraw" in told(copy)
+
+
+NEXT_VERSIONS: Final[list[tuple[str, str, Callable[[Schema], None], str]]] = [
+    (
+        "AccountClosed.v3.avsc",
+        "AccountClosed.v2.avsc",
+        with_field(name="teller", type="string"),
+        "what v1 writes cannot be read as v3: field teller is not in what was written, and has no default",
+    ),
+    ("AccountClosed.v3.avsc", "AccountClosed.v1.avsc", lambda _: None, "against v2: field payout_reference is gone"),
+    (
+        "MoneyDeposited.v2.avsc",
+        "MoneyDeposited.v1.avsc",
+        without("balance_minor"),
+        "what v2 writes cannot be read as v1: field balance_minor is not in what was written, and has no default",
+    ),
+    (
+        "AccountFrozen.v4.avsc",
+        "AccountFrozen.v3.avsc",
+        causes("UNSPECIFIED", "CUSTOMER_REQUEST", "COURT_ORDER", "FRAUD_SUSPICION", default="UNSPECIFIED"),
+        "against v3: field cause has no symbol SANCTIONS any more",
+    ),
+    (
+        "CommandReply.v2.avsc",
+        "CommandReply.v1.avsc",
+        changed("status", type={"type": "enum", "name": "CommandStatus", "symbols": ["ACCEPTED", "REJECTED", "LATE"]}),
+        "what v2 writes cannot be read as v1: field status: symbol LATE is unknown, and the enum has no default",
+    ),
+    (
+        "HolderChanged.v2.avsc",
+        "HolderChanged.v1.avsc",
+        changed("holder_name", name="holder"),
+        "against v1: field holder_name is gone",
+    ),
+    (
+        "MoneyDeposited.v2.avsc",
+        "MoneyDeposited.v1.avsc",
+        changed("amount_minor", type="string"),
+        "what v1 writes cannot be read as v2: field amount_minor: long cannot be read as string",
+    ),
+    (
+        "MoneyDeposited.v2.avsc",
+        "MoneyDeposited.v1.avsc",
+        changed("amount_minor", type="int"),
+        "what v1 writes cannot be read as v2: field amount_minor: long cannot be read as int",
+    ),
+    (
+        "HolderChanged.v2.avsc",
+        "HolderChanged.v1.avsc",
+        changed("holder_email", type="string", default=""),
+        "field holder_email: null cannot be read as string",
+    ),
+    (
+        "AccountCreated.v2.avsc",
+        "AccountCreated.v1.avsc",
+        changed("overdraft_limit_minor", default=100),
+        "field overdraft_limit_minor had the default 0 and has the default 100: older records would be read otherwise",
+    ),
+    (
+        "AccountUnfrozen.v2.avsc",
+        "AccountUnfrozen.v1.avsc",
+        changed("user_id", doc="Somebody."),
+        "it does not begin with the fields of every event",
+    ),
+    (
+        "Deposit.v2.avsc",
+        "Deposit.v1.avsc",
+        with_field(name="n", type="long", default=0, doc=""),
+        "n of Deposit has no doc",
+    ),
+    (
+        "Deposit.v3.avsc",
+        "Deposit.v1.avsc",
+        lambda _: None,
+        "daybook.account.command.Deposit: it has the versions 1, 3",
+    ),
+    (
+        "CommandReply.v2.avsc",
+        "CommandReply.v1.avsc",
+        changed("decided_at", type={"type": "long", "logicalType": "timestamp-millis"}),
+        "field decided_at was long (timestamp-micros) and is long (timestamp-millis): what is stored in it would be",
+    ),
+    (
+        "HolderChanged.v2.avsc",
+        "HolderChanged.v1.avsc",
+        changed("holder_email", type=["null", "bytes"]),
+        "field holder_email was string and is bytes: what is stored in it would be read otherwise",
+    ),
+    (
+        "AccountFrozen.v4.avsc",
+        "AccountFrozen.v3.avsc",
+        causes(*FreezeCause, default="COURT_ORDER"),
+        "an enum that read unknown symbols as UNSPECIFIED, and would read them as COURT_ORDER",
+    ),
+    (
+        "AccountClosed.v3.avsc",
+        "AccountClosed.v2.avsc",
+        lambda _: None,
+        "AccountClosed v3: it is written just as v2 is, and no reader can tell the two apart",
+    ),
+    (
+        "AccountClosed.v3.avsc",
+        "AccountClosed.v2.avsc",
+        with_field(name="parts", type={"type": "array", "items": "long"}, default=[]),
+        "AccountClosed v3: parts is nested, and no program reads a nested schema of a release after its own",
+    ),
+    (
+        "Note.v1.avsc",
+        "CommandReply.v1.avsc",
+        lambda schema: schema.update(name="Note"),
+        "daybook.account.Note v1, which nothing is written as today",
+    ),
+    # The split that became a next major.
+    (
+        "OverdraftLimitSet.v2.avsc",
+        "OverdraftLimitSet.2.v1.avsc",
+        lambda schema: schema.update(namespace=EVENT),
+        "what v1 writes cannot be read as v2: field new_limit_minor is not in what was written, and has no default",
+    ),
+]
+NEXT_IDS: Final = [
+    "without a default",
+    "removed, with a default",
+    "removed, without one",
+    "enum narrowed",
+    "enum widened without its default",
+    "renamed",
+    "retyped",
+    "narrowed",
+    "no longer optional",
+    "another default",
+    "another beginning",
+    "undocumented",
+    "a version left out",
+    "another unit",
+    "text made bytes",
+    "another enum default",
+    "unchanged",
+    "nested",
+    "of no type",
+    "split",
+]
+
+
+@pytest.mark.parametrize(("file", "source", "change", "what"), NEXT_VERSIONS, ids=NEXT_IDS)
+def test_a_wrong_next_version(
+    copy: Checkout, file: str, source: str, change: Callable[[Schema], None], what: str
+) -> None:
+    next_one(copy, file, source, change)
+    assert what in told(copy)
+
+
+def to_new_limit(own: dict[str, Any]) -> dict[str, Any]:
+    return {"previous_limit_minor": None, "new_limit_minor": own["limit_minor"], "currency": own["currency"]}
+
+
+def emptied(own: dict[str, Any]) -> dict[str, Any]:
+    return {"previous_limit_minor": None, "new_limit_minor": own.pop("limit_minor"), "currency": own["currency"]}
+
+
+counted = iter(range(1_000_000))
+
+UPCASTER_MISTAKES: Final[list[tuple[Sequence[Upcaster], str]]] = [
+    ([], "OverdraftLimitSet v1: it leads to daybook.account.event.OverdraftLimitSet v1, which nothing is written as"),
+    ([Upcaster(OLD_LIMIT, NEW_LIMIT, lambda own: own)], "it lacks previous_limit_minor, new_limit_minor and has also"),
+    ([Upcaster(OLD_LIMIT, NEW_LIMIT, lambda own: to_new_limit(own) | {"new_limit_minor": "7"})], "new_limit_minor is"),
+    ([Upcaster(OLD_LIMIT, NEW_LIMIT, lambda own: to_new_limit(own) | {"more": 7})], "it has also more"),
+    ([Upcaster(OLD_LIMIT, NEW_LIMIT, lambda _: None)], "it is a NoneType, not fields by name"),
+    ([Upcaster(OLD_LIMIT, NEW_LIMIT, lambda own: {"n": own["no_such"]})], "it fails for"),
+    ([Upcaster(OLD_LIMIT, NEW_LIMIT, emptied)], "it changes what it is given"),
+    (
+        [Upcaster(OLD_LIMIT, NEW_LIMIT, lambda own: to_new_limit(own) | {"new_limit_minor": next(counted)})],
+        "gives another thing the next time",
+    ),
+    ([*UPCASTERS, Upcaster(NEW_LIMIT, OLD_LIMIT, lambda own: own)], "again, round in a circle"),
+    ([*UPCASTERS, *UPCASTERS], "two upcasters begin at daybook.account.event.OverdraftLimitSet v1"),
+    ([Upcaster(OLD_LIMIT, NEW_LIMIT._replace(number=2), to_new_limit)], "v2, which is not among the released schemas"),
+    ([Upcaster(OLD_LIMIT, Version("no.such.Record", 1), to_new_limit)], "there is no no.such.Record v1"),
+]
+UPCASTER_IDS: Final = [
+    "missing",
+    "wrong fields",
+    "wrong type",
+    "a field too many",
+    "nothing",
+    "fails",
+    "changes its argument",
+    "not the same twice",
+    "circle",
+    "two",
+    "unknown version",
+    "unknown name",
+]
+
+
+@pytest.mark.parametrize(("upcasters", "what"), UPCASTER_MISTAKES, ids=UPCASTER_IDS)
+def test_a_wrong_upcaster(copy: Checkout, upcasters: Sequence[Upcaster], what: str) -> None:
+    assert what in told(copy, upcasters)
+
+
+class TestCorpus:
+    def test_changed_bytes(self, copy: Checkout) -> None:
+        file = copy.golden / "bytes" / "limits.json"
+        file.write_text(file.read_text(encoding="utf-8").replace("455552", "435a4b"), encoding="utf-8")
+        assert "limits.json: golden bytes were changed" in told(copy)
+
+    def test_changed_bytes_with_a_hash_that_fits(self, copy: Checkout) -> None:
+        """The chain hash tells."""
+        file, hashes = copy.golden / "bytes" / "limits.json", copy.golden / "recorded.sha256"
+        before = hashlib.sha256(file.read_bytes()).hexdigest()
+        file.write_text(file.read_text(encoding="utf-8").replace("455552", "435a4b"), encoding="utf-8")
+        after = hashlib.sha256(file.read_bytes()).hexdigest()
+        hashes.write_text(hashes.read_text(encoding="utf-8").replace(before, after), encoding="utf-8")
+        assert "value 1 of limits.json: event golden-limits/1 does not follow" in told(copy)
+
+    def test_removed_bytes(self, copy: Checkout) -> None:
+        (copy.golden / "bytes" / "first-release.json").unlink()
+        found = told(copy)
+        assert "first-release.json: golden bytes are gone" in found
+        assert "daybook.account.event.AccountClosed v1: no golden bytes have it" in found
+
+    def test_bytes_that_nobody_recorded(self, copy: Checkout) -> None:
+        shutil.copy(copy.golden / "bytes" / "limits.json", copy.golden / "bytes" / "more.json")
+        assert "more.json: its hash is not in recorded.sha256" in told(copy)
+
+    def test_a_result_that_changed_without_being_declared(self, copy: Checkout) -> None:
+        file = copy.golden / RESULTS
+        file.write_text(file.read_text(encoding="utf-8").replace('"frozen"', '"stopped"'), encoding="utf-8")
+        assert f"{RESULTS}: it is not as it was last declared" in told(copy)
+
+    def test_no_declaration(self, copy: Checkout) -> None:
+        (copy.golden / "declared.json").write_text("[]", encoding="utf-8")
+        assert "declared.json: it cannot be read" in told(copy)
+
+
+class TestDrafts:
+    def test_a_next_version_is_a_copy_to_be_changed(self, copy: Checkout) -> None:
+        made = new_version(copy, "AccountClosed", major=False)
+        assert made.version == (f"{EVENT}.AccountClosed", 3)
+        assert made.file == copy.schemas / "AccountClosed.v3.avsc"
+        assert made.file.read_bytes() == (copy.schemas / "AccountClosed.v2.avsc").read_bytes()
+        assert "WITH a default" in made.steps[0]
+        with pytest.raises(NoDraft, match=r"AccountClosed\.v3\.avsc is not in released\.sha256: it is a draft itself"):
+            new_version(copy, "AccountClosed", major=False)
+
+    def test_of_a_record_with_two_majors_the_one_written_today_goes_on(self, copy: Checkout) -> None:
+        assert new_version(copy, "OverdraftLimitSet", major=False).file.name == "OverdraftLimitSet.2.v2.avsc"
+
+    @pytest.mark.parametrize(
+        ("name", "major", "file"),
+        [("AccountFrozen", 2, "AccountFrozen.2.v1.avsc"), ("OverdraftLimitSet", 3, "OverdraftLimitSet.3.v1.avsc")],
+    )
+    def test_a_next_major_passes_with_the_upcaster_it_gives(
+        self, copy: Checkout, name: str, major: int, file: str
+    ) -> None:
+        made = new_version(copy, name, major=True)
+        assert made.file.name == file
+        assert made.version == (f"{EVENT}.v{major}.{name}", 1)
+        stub, known = made.steps[1].partition("\n\n")[2], {"Fields": dict, "Upcaster": Upcaster, "Version": Version}
+        function, _, entry = stub.partition("# in UPCASTERS:")
+        exec(function, known)  # noqa: S102
+        upcaster = eval(entry.strip().rstrip(","), known)  # noqa: S307
+        rehash(copy)
+        found = [str(p) for p in problems(copy, [*UPCASTERS, upcaster]) if "golden" not in p.what]
+        assert found != []
+        # Until the type says its new major, nothing writes it.
+        assert all("which nothing is written as today" in problem for problem in found)
+
+    def test_an_unknown_record(self, copy: Checkout) -> None:
+        with pytest.raises(NoDraft, match=r"there is no record Nothing; there are AccountClosed, .*Withdraw"):
+            new_version(copy, "Nothing", major=False)
+
+    def test_only_in_a_checkout(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(checkout.schemas, "__file__", str(tmp_path / "schemas" / "__init__.py"))
+        with pytest.raises(NoCheckout, match=r"installed package: a version is added in a checkout"):
+            must_be_here()
+
+
+def test_the_graph_has_every_version_and_where_it_leads() -> None:
+    found = nodes()
+    limit = next(node for node in found if node.version == OLD_LIMIT)
+    assert limit.record() == {
+        "name": OLD_LIMIT.name,
+        "version": 1,
+        "file": "OverdraftLimitSet.v1.avsc",
+        "read_as": {"name": NEW_LIMIT.name, "version": 1},
+        "path": [{"by": "upcaster", "name": NEW_LIMIT.name, "version": 1}],
+    }
+    text = "\n".join(lines(found))
+    assert "AccountFrozen         " in text
+    assert "v1 -> v2 -> v3" in text
+    assert f"v1 => {NEW_LIMIT}" in text
+    drawn = list(dot(found))
+    assert (drawn[0], drawn[-1]) == ("digraph schemas {", "}")
+    assert f'  "{OLD_LIMIT}" -> "{NEW_LIMIT}" [label="upcaster", style=bold];' in drawn
