@@ -6,6 +6,8 @@ import json
 import statistics
 import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -15,11 +17,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.analytics import AnalyticsRates, analytics_rates
+from benchmarks.audit import audit_rates
 from benchmarks.latency import Latency, reply_latency
 from benchmarks.processes import running
 from benchmarks.rebuild import Rates, rebuild_rates
 from benchmarks.rebuild import preload as preload_events
+from benchmarks.restore import restore_times
 from benchmarks.search import SearchRates, search_rates
+from benchmarks.spill import spill_rates
 from benchmarks.throughput import commands_per_second
 from benchmarks.workload import preload
 from deploy.definitions import apply
@@ -30,7 +35,105 @@ _SERVICE, _PLAIN = "command_service", "benchmarks.plain_loop"
 _PARTITIONS = 4
 
 
+app = typer.Typer(add_completion=False)
+
+ACCOUNTS = Annotated[int, typer.Option(help="Accounts.")]
+JSON = Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")]
+
+
+@contextmanager
+def _servers(screen: Console) -> Iterator[tuple[dict[str, str], Path]]:
+    """Servers of their own while the block runs, as environment variables, and a folder."""
+    with tempfile.TemporaryDirectory(prefix="daybook-bench-") as folder:
+        stack = Stack(Path(folder) / "stack")
+        screen.print("starting the servers")
+        stack.up(free_ports=True, attached=True)
+        try:
+            yield stack.env(), Path(folder)
+        finally:
+            stack.reset()
+
+
+@app.command()
+def restore(
+    accounts: ACCOUNTS = 1_000_000,
+    events: Annotated[int, typer.Option(help="Events of history, over all accounts.")] = 5_000_000,
+    tail: Annotated[int, typer.Option(help="Events after the restore mark.")] = 100_000,
+    *,
+    as_json: JSON = False,
+) -> None:
+    """A cold start of the command service: seconds, and bytes an account; with the history, and with twice as much."""
+    screen = Console(stderr=True)
+    with _servers(screen) as (env, folder):
+        found = restore_times(_ledger(env), _PARTITIONS, accounts, events, tail, folder, screen.print)
+    ratio = found[1].seconds / found[0].seconds
+    if as_json:
+        print(json.dumps({"cold_starts": [asdict(each) for each in found], "ratio": ratio}))
+        return
+    table = Table(
+        *("history, events", "seconds", "of which reading", "processor's seconds", "snapshots read", "events read"),
+        "bytes an account",
+    )
+    for each in found:
+        counts = (f"{each.snapshots:,}", f"{each.events:,}", f"{each.bytes_an_account:,.0f}")
+        table.add_row(f"{each.history:,}", *(f"{s:.1f}" for s in (each.seconds, each.reading_s, each.cpu_s)), *counts)
+    table.title = f"A cold start with {accounts:,} accounts; twice the history takes {ratio:.2f} times as long"
+    Console().print(table)
+
+
+@app.command()
+def spill(
+    accounts: ACCOUNTS = 200_000,
+    count: Annotated[int, typer.Option(help="Commands, by Zipf's law over the accounts.")] = 300_000,
+    held: Annotated[int | None, typer.Option(help="Accounts in memory, if not a tenth of them.")] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds.")] = 3,
+    *,
+    as_json: JSON = False,
+) -> None:
+    """Commands decided with a tenth of the accounts in memory, beside all of them: the rates, and that they agree."""
+    screen = Console(stderr=True)
+    with _servers(screen) as (env, _):
+        found = spill_rates(_ledger(env), count, accounts, held or accounts // 10, rounds, screen.print)
+    ratios = [each.ratio for each in found]
+    if as_json:
+        print(json.dumps({"commands_per_s": [asdict(each) for each in found], "ratios": ratios}))
+        return
+    table = Table(
+        "commands/s", "min", "median", "max", title=f"{accounts:,} accounts, {found[0].spilled:,} on the disk"
+    )
+    for name, values in (
+        ("all in memory", [each.in_memory for each in found]),
+        ("spilling", [each.spilling for each in found]),
+    ):
+        table.add_row(name, *(f"{pick(values):,.0f}" for pick in (min, statistics.median, max)))
+    table.add_row("spilling / in memory", *(f"{pick(ratios):.2f}" for pick in (min, statistics.median, max)))
+    Console().print(table)
+
+
+@app.command()
+def audit(
+    events: Annotated[int, typer.Option(help="Events on the log.")] = 1_000_000,
+    accounts: ACCOUNTS = 50_000,
+    jobs: Annotated[int, typer.Option(help="Processes of the second reading.")] = 2,
+    *,
+    as_json: JSON = False,
+) -> None:
+    """Events that `daybook audit verify` goes through a second, and a core: chains and trees."""
+    screen = Console(stderr=True)
+    with _servers(screen) as (env, _):
+        found = audit_rates(_ledger(env), _PARTITIONS, events, accounts, jobs, screen.print)
+    if as_json:
+        print(json.dumps([{**asdict(each), "per_second": each.per_second, "a_core": each.a_core} for each in found]))
+        return
+    table = Table("processes", "events/s", "events/s a core", title=f"verifying {events:,} events")
+    for each in found:
+        table.add_row(str(each.jobs), f"{each.per_second:,.0f}", f"{each.a_core:,.0f}" if each.a_core else "")
+    Console().print(table)
+
+
+@app.callback(invoke_without_command=True)
 def main(
+    context: typer.Context,
     count: Annotated[int, typer.Option(help="Commands a round, the openings of the accounts among them.")] = 200_000,
     accounts: Annotated[int, typer.Option(help="Accounts that the commands are spread over.")] = 20_000,
     rounds: Annotated[int, typer.Option(help="Rounds of throughput; service and plain loop take turns.")] = 3,
@@ -40,33 +143,29 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
 ) -> None:
     """Start servers of their own, measure, and stop them."""
+    if context.invoked_subcommand is not None:
+        return
     screen = Console(stderr=True)
-    with tempfile.TemporaryDirectory(prefix="daybook-bench-") as folder:
-        stack = Stack(Path(folder) / "stack")
-        screen.print("starting the servers")
-        stack.up(free_ports=True, attached=True)
-        try:
-            rates: dict[str, list[float]] = {_SERVICE: [], _PLAIN: []}
-            for number in range(rounds):
-                for module, found in rates.items():
-                    connections = _ledger(stack.env())
-                    preload(connections, count, accounts)
-                    found.append(commands_per_second(module, connections, count, Path(folder) / "process.log"))
-                    screen.print(f"round {number + 1}: {module} {found[-1]:,.0f} commands/s")
-            connections = _ledger(stack.env())
-            screen.print(f"latency at {rate} commands/s for {seconds} s")
-            with running(_SERVICE, connections, Path(folder) / "process.log"):
-                latency = reply_latency(connections, rate, seconds)
-            screen.print("rebuilding the balances")
-            rebuilds = rebuild_rates(stack.env(), events, accounts, rounds, screen.print)
-            screen.print("events into the analytics table")
-            connections = _ledger(stack.env())
-            preload_events(connections, count, accounts, _PARTITIONS)
-            analytics = analytics_rates(connections, count, _PARTITIONS, rounds)
-            screen.print("events into the search indices")
-            search = search_rates(_ledger(stack.env()), count, accounts, rounds)
-        finally:
-            stack.reset()
+    with _servers(screen) as (env, folder):
+        rates: dict[str, list[float]] = {_SERVICE: [], _PLAIN: []}
+        for number in range(rounds):
+            for module, found in rates.items():
+                connections = _ledger(env)
+                preload(connections, count, accounts)
+                found.append(commands_per_second(module, connections, count, folder / "process.log"))
+                screen.print(f"round {number + 1}: {module} {found[-1]:,.0f} commands/s")
+        connections = _ledger(env)
+        screen.print(f"latency at {rate} commands/s for {seconds} s")
+        with running(_SERVICE, connections, folder / "process.log"):
+            latency = reply_latency(connections, rate, seconds)
+        screen.print("rebuilding the balances")
+        rebuilds = rebuild_rates(env, events, accounts, rounds, screen.print)
+        screen.print("events into the analytics table")
+        connections = _ledger(env)
+        preload_events(connections, count, accounts, _PARTITIONS)
+        analytics = analytics_rates(connections, count, _PARTITIONS, rounds)
+        screen.print("events into the search indices")
+        search = search_rates(_ledger(env), count, accounts, rounds)
     _show(rates, latency, rate, rebuilds, analytics, search, as_json=as_json)
 
 
@@ -146,4 +245,4 @@ def _show(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

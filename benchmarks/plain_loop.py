@@ -18,11 +18,11 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
 from command_service.settings import Settings
-from schemas.codec import newest, record_name
 from schemas.commands import Deposit, OpenAccount, Withdraw
 from schemas.connections import Connections
 from schemas.events import MoneyDeposited
 from schemas.registry import Registry
+from schemas.released import newest, record_name
 from schemas.topics import subject
 
 

@@ -15,9 +15,12 @@ from confluent_kafka.admin import AdminClient
 
 from command_service.assignment import CommandsUnreadable
 from command_service.instance import numbered
+from command_service.packing import SnapshotDamaged
 from command_service.producer import ProducerLost
 from command_service.restore import LogDamaged, RestoreStalled
+from command_service.samples import SnapshotDiffers
 from command_service.settings import Settings
+from command_service.spill import SpillFailed
 from command_service.transaction import CommandService, TooManyFailures
 from command_service.vitals import Vitals
 from schemas.codec import Codec
@@ -45,6 +48,9 @@ _FAILURES: Final = (
     CommandsUnreadable,
     TooManyFailures,
     LogDamaged,
+    SnapshotDamaged,
+    SnapshotDiffers,
+    SpillFailed,
     RestoreStalled,
     ProducerLost,
     KafkaException,
@@ -133,6 +139,7 @@ def _partitions(connections: Connections) -> int:
 def _look_up(codec: Codec, topics: Topics) -> None:
     codec.look_up_events(topics.events)
     codec.look_up_replies(topics.replies)
+    codec.look_up_snapshots(topics.snapshots)
     # Commands are only read here; knowing their schemas, the service does not depend on the registry later.
     codec.look_up_commands(topics.commands)
 

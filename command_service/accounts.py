@@ -1,27 +1,157 @@
-"""State in memory: what is committed for a partition, and the overlay of the transaction that is under way."""
+"""State: what is committed for a partition, and the overlay of the transaction that is under way.
+
+Committed accounts are held in three ways, by how long ago they were used: decoded, packed in memory, and packed on the
+disk. How many may be held in each is bounded; each account is looked for in that order.
+"""
 
 from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from itertools import islice
 
 from msgspec import Struct
 
 from command_service.answers import Answer, Answers
-from command_service.domain.account import Account
+from command_service.packing import Entry, Packing
+from command_service.rounds import Round
+from command_service.samples import Samples
+from command_service.spill import SpillStore
+
+__all__ = ["Bounds", "Entry", "Overlay", "PartitionState"]
 
 
-class Entry(Struct, frozen=True, gc=False):
-    """An account, and what its next event continues: the chain hash and the time of its last one (microseconds)."""
+class Bounds(Struct, frozen=True):
+    """How many accounts of a partition are held decoded, and how many in memory at all."""
 
-    account: Account
-    chain_hash: bytes
-    recorded_at: int
+    decoded: int = sys.maxsize
+    held: int = sys.maxsize
 
 
 class PartitionState:
-    """The committed state of all accounts of one partition. Only an `Overlay` changes it, once its commit returned."""
+    """The committed state of all accounts of one partition. A restore fills it; then only an `Overlay` changes it, once
+    its commit returned."""
 
-    def __init__(self, answers: Answers) -> None:
-        self.entries: dict[str, Entry] = {}
+    def __init__(
+        self,
+        answers: Answers,
+        packing: Packing,
+        bounds: Bounds = Bounds(),  # noqa: B008 - it is immutable
+        *,
+        new_store: Callable[[], SpillStore] | None = None,
+        samples: Samples | None = None,
+    ) -> None:
+        """`new_store` makes the store that takes what is beyond `bounds.held`, when there is something."""
         self.answers = answers
+        self.packing = packing
+        self.count = 0
+        """How many accounts there are."""
+        self.changed: set[str] = set()
+        """The accounts that changed since they were last to be snapshotted."""
+        self.events = 0
+        """How many events were added since a round of snapshots began, or were replayed after the mark."""
+        self.covered = True
+        """Whether the snapshots hold all accounts that are not among the changed."""
+        self.due = False
+        """Whether a round of snapshots must begin, however few events there were."""
+        self.round: Round | None = None
+        self.samples = samples
+        self._decoded: OrderedDict[str, Entry] = OrderedDict()
+        # The least recently used come first, since whatever is used leaves it and is put at its end.
+        self._packed: dict[str, bytes] = {}
+        self._new_store = new_store
+        self._store: SpillStore | None = None
+        self._bounds = bounds
+
+    def get(self, account_id: str) -> Entry | None:
+        """Raises `SnapshotDamaged` when what is held of the account cannot be decoded."""
+        entry = self._decoded.get(account_id)
+        if entry is not None:
+            self._decoded.move_to_end(account_id)
+            return entry
+        packed = self._packed.get(account_id)
+        if packed is None and self._store is not None:
+            packed = self._store.get(account_id)
+        if packed is None:
+            return None
+        entry = self._decoded[account_id] = self.packing.unpack(account_id, packed)
+        self._packed.pop(account_id, None)
+        return entry
+
+    def put(self, account_id: str, entry: Entry) -> None:
+        """Take a committed change of an account."""
+        if account_id not in self._decoded:
+            known = self._packed.pop(account_id, None) is not None or self._is_stored(account_id)
+            self.count += not known
+        self._decoded[account_id] = entry
+        self.changed.add(account_id)
+
+    def put_snapshot(self, account_id: str, packed: bytes) -> None:
+        """Take an account as a snapshot has it, which is not looked into, in place of an older snapshot."""
+        if account_id not in self._packed and not self._is_stored(account_id):
+            self.count += 1
+        self._packed[account_id] = packed
+
+    def forget_accounts(self) -> None:
+        """Begin anew without any account."""
+        self.close()
+        self.count, self.events = 0, 0
+        self.changed.clear()
+        self._decoded.clear()
+        self._packed.clear()
+
+    def snapshot(self, account_id: str) -> bytes:
+        """An account's snapshot as of now."""
+        entry = self._decoded.get(account_id)
+        if entry is not None:
+            return self.packing.pack(account_id, entry)
+        packed = self._packed.get(account_id)
+        if packed is None and self._store is not None:
+            packed = self._store.get(account_id)
+        if packed is None:
+            raise KeyError(account_id)
+        return packed
+
+    def ids(self) -> list[str]:
+        """The ids of all accounts."""
+        return list(self._ids())
+
+    def _ids(self) -> Iterator[str]:
+        yield from self._decoded
+        yield from self._packed
+        if self._store is not None:
+            yield from (i for i in self._store.ids() if i not in self._decoded and i not in self._packed)
+
+    def settle(self) -> None:
+        """Keep within the bounds. Called between transactions, so that what is decided on stays decoded meanwhile."""
+        decoded, packed = self._decoded, self._packed
+        while len(decoded) > self._bounds.decoded:
+            account_id, entry = decoded.popitem(last=False)
+            packed[account_id] = self.packing.pack(account_id, entry)
+        surplus = len(decoded) + len(packed) - self._bounds.held
+        if surplus > 0 and self._new_store is not None:
+            if self._store is None:
+                self._store = self._new_store()
+            # Some more at once: looking for the oldest passes over the places of all that left since.
+            oldest = list(islice(packed.items(), surplus + self._bounds.held // 20))
+            self._store.put(oldest)
+            for account_id, _ in oldest:
+                del packed[account_id]
+
+    def held(self) -> dict[str, int]:
+        """How many accounts are held in each way."""
+        decoded, packed = len(self._decoded), len(self._packed)
+        return {"decoded": decoded, "packed": packed, "spilled": self.count - decoded - packed}
+
+    def close(self) -> None:
+        """Remove what is on the disk. The partition is no longer ours."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def _is_stored(self, account_id: str) -> bool:
+        return self._store is not None and self._store.get(account_id) is not None
 
 
 class Overlay:
@@ -32,12 +162,19 @@ class Overlay:
         self._committed = committed
         self._entries: dict[str, Entry] = {}
         self._answers: dict[bytes, Answer] = {}
+        self._samples = committed.samples
+        self._sampled: list[tuple[str, list[bytes], bool]] = []
+        self._events = 0
 
     def entry(self, account_id: str) -> Entry | None:
-        return self._entries.get(account_id) or self._committed.entries.get(account_id)
+        return self._entries.get(account_id) or self._committed.get(account_id)
 
-    def put(self, account_id: str, entry: Entry) -> None:
+    def put(self, account_id: str, entry: Entry, events: list[bytes]) -> None:
+        """Note what an account became by some events, given as they are to be written."""
         self._entries[account_id] = entry
+        self._events += len(events)
+        if self._samples is not None and self._samples.wants(account_id):
+            self._sampled.append((account_id, events, entry.account.sequence == len(events)))
 
     def answer(self, key: bytes) -> Answer | None:
         return self._answers.get(key) or self._committed.answers.get(key)
@@ -50,7 +187,14 @@ class Overlay:
 
         Returns how many answers were forgotten before their time, to stay within the memory's capacity.
         """
-        self._committed.entries.update(self._entries)
+        committed = self._committed
+        for account_id, entry in self._entries.items():
+            committed.put(account_id, entry)
+        committed.events += self._events
+        if self._samples is not None:
+            for account_id, events, is_new in self._sampled:
+                self._samples.add(account_id, events, is_new=is_new)
         for key, answer in self._answers.items():
-            self._committed.answers.remember(key, answer)
-        return self._committed.answers.forget_old(now)
+            committed.answers.remember(key, answer)
+        committed.settle()
+        return committed.answers.forget_old(now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from hashlib import blake2b
 from typing import Final
 
@@ -41,11 +42,18 @@ def command_key(command_id: str) -> bytes:
     return bytes.fromhex(command_id.replace("-", ""))
 
 
-class Answers:
-    """The answers of one partition: at most `capacity`, each for at most `window` microseconds."""
+_OVERHEAD_BYTES: Final = 250
+"""What an answer takes beside its reply: the objects it is made of, its key and its place."""
 
-    def __init__(self, capacity: int, window: int) -> None:
+
+class Answers:
+    """The answers of one partition: at most `capacity`, each for at most `window` microseconds, and together at most
+    about `capacity_bytes` of memory."""
+
+    def __init__(self, capacity: int, window: int, capacity_bytes: int = sys.maxsize) -> None:
         self.capacity = capacity
+        self._capacity_bytes = capacity_bytes
+        self._bytes = 0
         self._window = window
         # In the order in which they were given, since a dict keeps the order of insertion.
         self._answers: dict[bytes, Answer] = {}
@@ -58,7 +66,8 @@ class Answers:
 
     def remember(self, key: bytes, answer: Answer) -> None:
         """Keep an answer unless the command has one already: the first answer is the one that counts."""
-        self._answers.setdefault(key, answer)
+        if self._answers.setdefault(key, answer) is answer:
+            self._bytes += len(answer.reply) + _OVERHEAD_BYTES
 
     def forget_old(self, now: int) -> int:
         """Drop what is beyond the window or the capacity; returns how many were dropped for want of capacity alone."""
@@ -69,10 +78,11 @@ class Answers:
         early = 0
         for key, answer in answers.items():
             if answer.decided_at >= horizon:
-                if surplus <= len(old):
+                if surplus <= len(old) and self._bytes <= self._capacity_bytes:
                     break
                 early += 1
             old.append(key)
+            self._bytes -= len(answer.reply) + _OVERHEAD_BYTES
         for key in old:
             del answers[key]
         return early

@@ -14,11 +14,14 @@ from typing import Any, Final
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from command_service import metrics
-from command_service.accounts import PartitionState
+from command_service.accounts import Bounds, PartitionState
 from command_service.answers import Answers
+from command_service.packing import Packing
 from command_service.records import origin
 from command_service.restore import UNREADABLE, restore
+from command_service.samples import Samples
 from command_service.settings import Settings
+from command_service.spill import SpillFolder
 from command_service.vitals import Vitals
 from schemas.codec import Codec
 from schemas.connections import Connections
@@ -32,6 +35,9 @@ _IDLE_WAIT_S: Final = 0.5
 
 _REQUEST_TIMEOUT_S: Final = 30.0
 """Bound of one question to the brokers. The stable committed offset may wait for a dead owner's transaction (10 s)."""
+
+_END_TIMEOUT_S: Final = 5.0
+"""Bound of asking where the events end, which commands wait for meanwhile: it takes a millisecond or two."""
 
 _REGISTRY_WAIT_S: Final = 1.0
 
@@ -64,6 +70,7 @@ class Assignment:
         self._stopping = stopping
         self._vitals = vitals
         self._lag_at = 0.0
+        self._spill = SpillFolder(settings.spill_dir)
         self.topic = connections.topics.commands
         self.states: dict[int, PartitionState] = {}
         """The committed state of each partition that commands are taken from."""
@@ -112,19 +119,22 @@ class Assignment:
     def close(self) -> None:
         """Leave the group."""
         self._consumer.close()
+        self._drop()
+        self._spill.close()
 
-    def take(self, most: int) -> tuple[list[Message], Any]:
+    def take(self, most: int, *, wait: bool = True) -> tuple[list[Message], Any]:
         """The commands that are there, at most so many, and the group's metadata of that moment.
 
         The first is waited for a little, the others are what has come meanwhile: a lone command is not held up, and
-        under load batches grow. Messages that were fetched from partitions which are no longer ours are left out.
+        under load batches grow. Without `wait` there may be none at once. Messages that were fetched from partitions
+        which are no longer ours are left out.
 
         Raises:
             CommandsUnreadable: the next record cannot be had.
         """
         # Not after the commands were taken: it may wait for brokers, in which time the group may move partitions.
         self._look_around()
-        messages = self._consumer.consume(1, _IDLE_WAIT_S)
+        messages = self._consumer.consume(1, _IDLE_WAIT_S if wait else 0)
         if messages:
             messages += self._consumer.consume(most - 1, 0)
         # Taken here and not at commit time: later metadata may belong to an assignment without these partitions, and
@@ -137,6 +147,17 @@ class Assignment:
         self._next.update(offsets)
         # They were decided, so no schema is waited for.
         self._vitals.hindered(None)
+
+    def next_offset(self, partition: int) -> int:
+        """The first command of a partition that is not committed."""
+        return self._next[partition]
+
+    def events_end(self, partition: int) -> int:
+        """The offset before which all events of a partition are committed or aborted. Raises `KafkaException`."""
+        place = TopicPartition(self._connections.topics.events, partition)
+        # For a read-committed consumer it is the last stable offset.
+        _, end = self._consumer.get_watermark_offsets(place, _END_TIMEOUT_S)
+        return end
 
     def _look_around(self) -> None:
         """Once a second, see how far behind we are, and whether Kafka is back if it was away."""
@@ -194,10 +215,11 @@ class Assignment:
                 self._connections,
                 self._codec,
                 wanted,
-                lambda: Answers(self._settings.remembered_per_partition, window_ms * 1000),
+                lambda packing: self._new_state(packing, len(wanted)),
                 window_ms,
                 keep_alive,
                 self._vitals.restoring,
+                use_snapshots=self._settings.snapshots == "use",
             )
         except _Interrupted:
             return
@@ -207,9 +229,30 @@ class Assignment:
             self._consumer.poll(_REGISTRY_WAIT_S)
             return
         for partition, state in self.states.items():
-            metrics.ACCOUNTS.labels(partition).set(len(state.entries))
+            # Whoever left the snapshots aside wants them written anew.
+            state.due |= self._settings.snapshots == "ignore"
+            self.tell_accounts(partition)
         self._read_on()
         self._vitals.restored(time.monotonic() - began)
+
+    def tell_accounts(self, partition: int) -> None:
+        """Publish how many accounts a partition has, and how they are held."""
+        state = self.states[partition]
+        metrics.ACCOUNTS.labels(partition).set(state.count)
+        for form, count in state.held().items():
+            metrics.HELD.labels(partition, form).set(count)
+
+    def _new_state(self, packing: Packing, partitions: int) -> PartitionState:
+        settings = self._settings
+        window_us = int(settings.remembered_hours * 3_600_000_000)
+        held = max(1, settings.held_accounts // partitions)
+        return PartitionState(
+            Answers(settings.remembered_per_partition, window_us, settings.remembered_mb_per_partition * 1024 * 1024),
+            packing,
+            Bounds(decoded=min(held, max(1, settings.decoded_accounts // partitions)), held=held),
+            new_store=self._spill.store,
+            samples=Samples(packing, settings.snapshots_checked) if settings.snapshots_checked else None,
+        )
 
     def _read_on(self) -> None:
         """Fetch the commands that follow what is committed.
@@ -271,6 +314,8 @@ class Assignment:
 
     def _drop(self) -> None:
         self._assigned = set()
+        for state in self.states.values():
+            state.close()
         self.states.clear()
         self._next.clear()
         self._vitals.unassigned()

@@ -13,13 +13,12 @@ from types import MappingProxyType
 from typing import Final
 
 from confluent_kafka import Message
-from msgspec import Struct
 
 from command_service.accounts import Entry, Overlay
 from command_service.answers import Answer, command_key, fingerprint
 from command_service.domain.account import Decision, decide, evolve
 from command_service.domain.refusals import Code, Rejection
-from command_service.records import Headers, headers, origin, place
+from command_service.records import Headers, Outgoing, headers, origin, place
 from schemas.codec import Codec, Undecodable
 from schemas.commands import AnyCommand, CommandReply, CommandStatus
 from schemas.events import CHAIN_START, Event, event_id
@@ -37,16 +36,6 @@ _MEASURED: Final = 100
 _MEASURED_EVERY: Final = 10
 """Which events bear the time of their command, by which projectors measure: those of so many commands of a batch, and
 of every so-manyth after them. In large batches a header on each would cost a twentieth of the throughput."""
-
-
-class Outgoing(Struct, frozen=True, gc=False):
-    """A record to be sent by the transaction."""
-
-    topic: str
-    partition: int
-    key: bytes | None
-    value: bytes | None
-    headers: Headers | None = None
 
 
 @dataclass(slots=True)
@@ -185,7 +174,7 @@ class Handler:
         reply = self._encode_reply(command, entry, decision, now)
         # Nothing can fail from here on: a command is either recorded and answered, or neither.
         if events and entry is not None:
-            overlay.put(command.account_id, entry)
+            overlay.put(command.account_id, entry, [event.value or b"" for event in events])
             outcomes.outgoing.extend(events)
         overlay.remember(key, Answer(reply, asked, now))
         outcomes.outgoing.append(self._reply_record(command, partition, reply, [(FINGERPRINT_HEADER, asked), *trace]))

@@ -32,7 +32,15 @@ LAG: Final = Gauge(
 )
 ABORTED: Final = Counter("daybook_transactions_aborted_total", "Transactions given up, to be decided again")
 REBUILT: Final = Counter("daybook_producers_rebuilt_total", "Transactional producers replaced by a new one")
-ACCOUNTS: Final = Gauge("daybook_accounts", "Accounts in memory, by partition", ["partition"])
+ACCOUNTS: Final = Gauge("daybook_accounts", "Accounts, by partition", ["partition"])
+HELD: Final = Gauge(
+    "daybook_accounts_held",
+    "Accounts by how they are held: decoded or packed in memory, or spilled to the disk",
+    ["partition", "form"],
+)
+SNAPSHOTS: Final = Counter("daybook_snapshots_written_total", "Snapshots of accounts written")
+ROUNDS: Final = Counter("daybook_snapshot_rounds_total", "Rounds of snapshots that were finished with a restore mark")
+RESTORED_SNAPSHOTS: Final = Counter("daybook_restored_snapshots_total", "Snapshots read to restore state")
 RESTORED: Final = Counter("daybook_restored_events_total", "Events read to restore state")
 RESTORE_LEFT: Final = Gauge(
     "daybook_restore_left_offsets", "Offsets that are left to read to restore a partition's state", ["partition"]

@@ -12,7 +12,7 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from command_service import metrics
-from command_service.handler import Outgoing
+from command_service.records import Outgoing
 from command_service.vitals import Vitals
 from schemas.connections import Connections
 from schemas.telemetry.quiet import kafka_logger

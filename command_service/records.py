@@ -1,4 +1,4 @@
-"""What is said of a record wherever it turns up: its place, and its headers."""
+"""Records as the service sends them, and what is said of one wherever it turns up: its place, and its headers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,20 @@ from operator import methodcaller
 from typing import Final
 
 from confluent_kafka import Message
+from msgspec import Struct
 
 Headers = list[tuple[str, str | bytes | None]]
+
+
+class Outgoing(Struct, frozen=True, gc=False):
+    """A record to be sent by the transaction."""
+
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers | None = None
+
 
 # Kafka takes any bytes for a name, the client library only UTF-8: for others it returns with an exception set, which a
 # plain call may let pass until it surfaces in whatever is called next. A call through `methodcaller` is always checked.

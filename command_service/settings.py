@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -35,6 +36,30 @@ class Settings(EnvironmentSettings):
 
     remembered_per_partition: int = Field(200_000, ge=1)
     """The most command ids remembered for a partition, some 300 bytes each; the oldest are forgotten first."""
+
+    remembered_mb_per_partition: int = Field(128, ge=1)
+    """The most memory for them, in MiB, should replies be longer than usual."""
+
+    snapshot_every: int = Field(50_000, ge=1)
+    """Snapshots of a partition's changed accounts are written each time that so many events were added to it. A restore
+    reads about as many events, a partition."""
+
+    snapshots: Literal["use", "ignore"] = "use"
+    """`ignore` restores the state from the events alone, and writes all snapshots anew."""
+
+    snapshots_checked: int = Field(1_000, ge=0)
+    """One account in so many is held against its events whenever it is snapshotted; 0: none is."""
+
+    decoded_accounts: int = Field(100_000, ge=1)
+    """The most accounts that are held ready to be decided on, some 700 bytes each; the others are held packed."""
+
+    held_accounts: int = Field(2_000_000, ge=1)
+    """The most accounts in memory, some 300 bytes each; those that were not used for longest are spilled to the disk.
+    As `decoded_accounts`, it is shared out among the partitions of the process."""
+
+    spill_dir: Path | None = None
+    """Where to spill to, if not to the system's folder for temporary files: a local disk with some hundred bytes an
+    account. What is there is made anew by each process, and removed at its end."""
 
     metrics_port: int | None = Field(None, ge=1, le=65535)
     """Where metrics, health and readiness are served, if anywhere."""

@@ -2,7 +2,8 @@
 
 1. Take the commands that are there, of the partitions that are ours, and the group's metadata of that moment.
 2. Decide each on an overlay over the committed state.
-3. In one transaction send the events, replies, parked and forwarded records, and the consumed offsets.
+3. In one transaction send the events, replies, parked and forwarded records, the snapshots that are due, and the
+   consumed offsets.
 4. Once the commit has returned, the overlay becomes the committed state.
 
 When the transaction is aborted, the overlay is dropped and the batch is read again, in smaller parts. When the producer
@@ -15,16 +16,17 @@ import logging
 import threading
 import time
 from collections import deque
-from typing import Final
+from typing import Any, Final
 
 from confluent_kafka import KafkaException, Message
 
 from command_service import metrics
 from command_service.accounts import Overlay
-from command_service.assignment import Assignment
+from command_service.assignment import Assignment, CommandsUnreadable
 from command_service.handler import Handler, Outcomes
 from command_service.producer import ProducerLost, TransactionAborted, TransactionalProducer
 from command_service.records import origin
+from command_service.rounds import Rounds
 from command_service.settings import Settings
 from command_service.vitals import Vitals
 from schemas.codec import Codec
@@ -43,6 +45,11 @@ _ABORTS: Final = 20
 _ABORT_WAIT_S: Final = 0.1
 """An abort's cause may need a moment to pass, such as a rebalance or a leader's election: the wait grows by this with
 each abort in a row, so that the last of them comes after some twenty seconds."""
+
+
+_END_S: Final = 3.0
+_NEARLY: Final = 10
+"""Before a stop, a round begins for a tenth of the events that make one due, and takes a few seconds at most."""
 
 
 class TooManyFailures(Exception):
@@ -71,6 +78,8 @@ class CommandService:
         self._producer = TransactionalProducer(
             connections, connections.topics.transactional_id(settings.instance), self._stopping, vitals
         )
+        self._snapshots_topic = connections.topics.snapshots
+        self._rounds = Rounds(self._snapshots_topic, settings.snapshot_every)
         self._batch = settings.batch
         self._aborts = 0
         self._lost_at: deque[float] = deque(maxlen=_FAILURES)
@@ -100,15 +109,26 @@ class CommandService:
                         self._assignment.restore()
                 except (ProducerLost, KafkaException) as error:
                     self._start_anew(error)
+            self._snapshot_at_end()
         finally:
             self._assignment.close()
             self._producer.close()
 
     def _step(self) -> None:
         self._vitals.pulse.beat("taking commands")
-        batch, group = self._assignment.take(self._batch)
-        if not batch:
-            return
+        self._begin_rounds()
+        batch, group = self._assignment.take(self._batch, wait=not self._rounds.running(self._assignment.states))
+        self._decide(batch, group)
+
+    def _begin_rounds(self, least: int | None = None) -> None:
+        try:
+            self._rounds.begin(self._assignment.states, self._assignment.events_end, least)
+        except KafkaException as error:
+            # Commands do not depend on it. It is tried again with the next ones.
+            _log.warning("no round of snapshots begun, since Kafka did not say where the events end: %s", error)
+
+    def _decide(self, batch: list[Message], group: Any) -> None:
+        """Decide a batch and write what it leads to, with the snapshots that are due. Either may be nothing."""
         now = now_micros()
         outcomes = Outcomes()
         overlays: dict[int, Overlay] = {}
@@ -125,11 +145,14 @@ class CommandService:
                 unavailable = error
                 break
             offsets[partition] = int(message.offset() or 0) + 1
-        if offsets:
-            places = {(self._assignment.topic, partition): offset for partition, offset in offsets.items()}
+        due = self._rounds.due(self._assignment.states, len(batch))
+        if offsets or due.parts:
+            # Those of snapshots as well, though they do not move: by them a service is found out that has lost them.
+            unmoved = {p: self._assignment.next_offset(p) for p in due.parts}
+            places = {(self._assignment.topic, partition): offset for partition, offset in (unmoved | offsets).items()}
             try:
                 with metrics.TRANSACTION.time():
-                    self._producer.transact(outcomes.outgoing, places, group)
+                    self._producer.transact([*outcomes.outgoing, *due.records], places, group)
             except (TransactionAborted, ProducerLost) as error:
                 for span in outcomes.spans:
                     span.end(str(error))
@@ -138,21 +161,39 @@ class CommandService:
                 self._decide_again(batch, error)
                 return
             self._assignment.advance(offsets)
+            due.committed()
             self._batch, self._aborts = self._settings.batch, 0
             self._vitals.committed()
             for partition, overlay in overlays.items():
                 self._tell_forgotten(overlay.commit(now))
-                metrics.ACCOUNTS.labels(partition).set(len(self._assignment.states[partition].entries))
-            _publish(outcomes)
+                self._assignment.tell_accounts(partition)
+            if batch:
+                _publish(outcomes)
         if unavailable is not None:
             self._assignment.await_registry(unavailable)
+
+    def _snapshot_at_end(self) -> None:
+        """Before a stop, write the snapshots that are nearly due, so that the next start has little to read.
+
+        Bounded, and given up at the first failure: it only spares time.
+        """
+        until = time.monotonic() + _END_S
+        try:
+            if self._assignment.restored:
+                self._begin_rounds(least=max(1, self._settings.snapshot_every // _NEARLY))
+            aborts = self._aborts
+            while self._rounds.running(self._assignment.states) and time.monotonic() < until and self._aborts == aborts:
+                _, group = self._assignment.take(1, wait=False)
+                self._decide([], group)
+        except (ProducerLost, KafkaException, CommandsUnreadable) as error:
+            _log.warning("stopping without having written all snapshots: %s", error)
 
     def _decide_again(self, batch: list[Message], error: TransactionAborted) -> None:
         """Read an aborted batch again, in smaller parts, in case one record of it is what cannot be sent."""
         self._aborts += 1
         self._vitals.failed(str(error))
-        first = origin(batch[0])
-        about = self._handler.about(batch[0]) | {"commands": len(batch), "offsets": _spans_of(batch)}
+        first = origin(batch[0]) if batch else self._snapshots_topic
+        about = self._handler.about(batch[0]) | {"commands": len(batch), "offsets": _spans_of(batch)} if batch else {}
         _log.warning("aborted %d commands from %s on, to be decided again: %s", len(batch), first, error, extra=about)
         if self._aborts >= _ABORTS:
             raise TooManyFailures(

@@ -89,7 +89,7 @@ class Vitals:
     def unassigned(self) -> None:
         """The partitions were given back."""
         self._partitions, self._restored, self._left = None, False, {}
-        for gauge in (metrics.ACCOUNTS, metrics.LAG, metrics.RESTORE_LEFT, metrics.RESTORE_RATIO):
+        for gauge in (metrics.ACCOUNTS, metrics.HELD, metrics.LAG, metrics.RESTORE_LEFT, metrics.RESTORE_RATIO):
             gauge.clear()
 
     def restoring(self, left: Mapping[int, int], total: Mapping[int, int]) -> None:

@@ -17,10 +17,10 @@ from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from fastavro import parse_schema, schemaless_writer
 from msgspec.structs import asdict, replace
 
-from schemas.codec import newest, record_name
 from schemas.commands import CommandReply, CommandStatus, Deposit, Refund
 from schemas.connections import Connections
 from schemas.events import CHAIN_START, AccountCreated, MoneyDeposited, MoneyRefunded, MoneyWithdrawn
+from schemas.released import newest, record_name
 from schemas.topics import FINGERPRINT_HEADER, REPLAYED_HEADER, partition_of, subject
 from tests.conftest import PARTITIONS, Ledger
 from tests.processes import Process, environment, until

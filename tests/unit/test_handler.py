@@ -8,11 +8,12 @@ from confluent_kafka import Message
 from command_service import handler as handling
 from command_service.accounts import Overlay, PartitionState
 from command_service.answers import Answers
-from command_service.handler import Handler, Outcomes, Outgoing
+from command_service.handler import Handler, Outcomes
+from command_service.records import Outgoing
 from schemas.codec import Codec
 from schemas.commands import AnyCommand
 from schemas.topics import Topics, partition_of
-from tests.unit.known_records import codec_of
+from tests.unit.known_records import PACKING, codec_of
 from tests.unit.memory_registry import MemoryRegistry
 from tests.wire import deposit, opening, withdrawal
 
@@ -34,7 +35,7 @@ def handler(codec: Codec) -> Handler:
 
 @pytest.fixture
 def state() -> PartitionState:
-    return PartitionState(Answers(capacity=100, window=3_600_000_000))
+    return PartitionState(Answers(capacity=100, window=3_600_000_000), PACKING)
 
 
 def record(codec: Codec, command: AnyCommand, partition: int = HOME) -> Message:
@@ -57,7 +58,7 @@ def test_a_batch_that_is_decided_again_after_an_abort_leads_to_the_same_events_b
             handler.handle(one, overlay, now, outcomes)
         attempts.append((overlay, outcomes))
 
-    assert not state.entries, "an overlay that is not committed changes nothing"
+    assert state.count == 0, "an overlay that is not committed changes nothing"
     first, second = (
         [codec.decode_event(o.value) for o in sent_to(outcomes, TOPICS.events)] for _, outcomes in attempts
     )
@@ -66,7 +67,8 @@ def test_a_batch_that_is_decided_again_after_an_abort_leads_to_the_same_events_b
 
     attempts[1][0].commit(NOW)
 
-    assert state.entries["A-1"].account.balance_minor == 2
+    assert (held := state.get("A-1")) is not None
+    assert held.account.balance_minor == 2
     assert len(state.answers) == 3
 
 
