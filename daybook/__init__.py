@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     from daybook.errors import (
         AccountUnknown,
         DaybookError,
+        InvalidPoint,
         InvalidSearch,
         ModelMissing,
         NotConfigured,
+        NothingThen,
         NotTaken,
         ReadTimeout,
         Refused,
@@ -24,8 +26,11 @@ if TYPE_CHECKING:
     from daybook.log import LoggedEvent
     from daybook.models import Balance
     from daybook.search import AccountPage, AccountView, AuditEntry
+    from daybook.timetravel.balances import PastBalance
+    from daybook.timetravel.states import Change, Difference, PastAccount
     from schemas.commands import CommandReply
     from schemas.connections import Connections
+    from schemas.events import FreezeCause
     from schemas.money import InvalidMoney, Money
 
 __all__ = [
@@ -35,17 +40,24 @@ __all__ = [
     "Answer",
     "AuditEntry",
     "Balance",
+    "Change",
     "Client",
     "CommandReply",
     "Connections",
     "DaybookError",
+    "Difference",
+    "FreezeCause",
     "InvalidMoney",
+    "InvalidPoint",
     "InvalidSearch",
     "LoggedEvent",
     "ModelMissing",
     "Money",
     "NotConfigured",
     "NotTaken",
+    "NothingThen",
+    "PastAccount",
+    "PastBalance",
     "ReadTimeout",
     "Refused",
     "ReplyTimeout",
@@ -59,12 +71,17 @@ _ELSEWHERE: Final = {
     "Answer": "daybook.link",
     "AuditEntry": "daybook.search",
     "Balance": "daybook.models",
+    "Change": "daybook.timetravel.states",
     "Client": "daybook.client",
     "CommandReply": "schemas.commands",
     "Connections": "schemas.connections",
+    "FreezeCause": "schemas.events",
+    "Difference": "daybook.timetravel.states",
     "InvalidMoney": "schemas.money",
     "LoggedEvent": "daybook.log",
     "Money": "schemas.money",
+    "PastAccount": "daybook.timetravel.states",
+    "PastBalance": "daybook.timetravel.balances",
 }
 
 

@@ -4,56 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timedelta
 from queue import Empty, SimpleQueue
 from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
-from uuid import uuid4
+from typing import TYPE_CHECKING, Self
 
 from daybook.errors import DaybookError, Refused, ReplyTimeout
+from daybook.giving import GivesCommands
 from daybook.link import Answer, Link, Outcomes
 from daybook.log import LoggedEvent, read_log
-from daybook.models import EPOCH, Balance, Balances
-from schemas.commands import (
-    AnyCommand,
-    ChangeHolder,
-    CloseAccount,
-    CommandReply,
-    Deposit,
-    Freeze,
-    OpenAccount,
-    Refund,
-    SetOverdraftLimit,
-    Unfreeze,
-    Withdraw,
-    now_micros,
-)
+from daybook.models import Balance, Balances
+from daybook.timetravel.past import Past
+from schemas.commands import AnyCommand, CommandReply
 from schemas.connections import Connections
-from schemas.money import InvalidMoney, Money
+from schemas.money import Money
 from schemas.topics import Topics
 
 if TYPE_CHECKING:
     from daybook.search import AccountPage, AccountView, AuditEntry, SearchIndex
 
-C = TypeVar("C", bound=AnyCommand)
 
-
-class Common(TypedDict, total=False):
-    """What any command may be given besides its own fields, and how long its reply is waited for."""
-
-    command_id: str
-    """A UUID; a fresh one unless given. Giving the same command again under the same id is always safe."""
-    expected_version: int | None
-    """Refuse unless this is the account's sequence."""
-    correlation_id: str | None
-    effective_at: datetime | int | None
-    """Since when it counts: an aware datetime, or microseconds since the Unix epoch. Not in the future."""
-    reason: str | None
-    timeout_s: float | None
-
-
-class Client:
+class Client(GivesCommands):
     """A user's connection to the ledger. Connects to each server when it is first needed; close it, or use `with`.
 
     One client may be used by several threads. The methods that give a command return the ledger's reply, and raise
@@ -68,13 +39,14 @@ class Client:
         Raises: `NotConfigured`, when no connections are given and the environment does not say where servers are.
         """
         self._connections = Connections.from_environment() if connections is None else connections
-        self._user_id = user_id
+        super().__init__(user_id)
         self._timeout_s = timeout_s
         self._lock = Lock()
         self._closed = False
         self._link: Link | None = None
         self._balances: Balances | None = None
         self._search: SearchIndex | None = None
+        self._past: Past | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -97,6 +69,9 @@ class Client:
             if self._search is not None:
                 self._search.close()
                 self._search = None
+            if self._past is not None:
+                self._past.close()
+                self._past = None
 
     @property
     def connections(self) -> Connections:
@@ -173,96 +148,6 @@ class Client:
                 owed -= 1
         finally:
             link.forget(outcomes)
-
-    def command(
-        self,
-        kind: type[C],
-        account_id: str,
-        *,
-        command_id: str | None = None,
-        effective_at: datetime | int | None = None,
-        **fields: Any,
-    ) -> C:
-        """Build a command of a kind from its own fields, with the common ones filled in; for `send_many`.
-
-        Raises: `TypeError`, when the kind has no such field, or one is missing.
-        """
-        return kind(
-            command_id=str(uuid4()) if command_id is None else command_id,
-            account_id=account_id,
-            user_id=self._user_id,
-            issued_at=now_micros(),
-            effective_at=_micros(effective_at),
-            **fields,
-        )
-
-    def open_account(
-        self,
-        account_id: str,
-        currency: str,
-        holder_name: str,
-        *,
-        holder_email: str | None = None,
-        overdraft: Money | str | None = None,
-        **common: Unpack[Common],
-    ) -> CommandReply:
-        """Open an account whose balance may go down to `-overdraft`, which is nothing unless given.
-
-        Raises: `InvalidMoney`, when the overdraft is no amount or in another currency.
-        """
-        limit = Money(0, currency) if overdraft is None else _money(overdraft)
-        if limit.currency != currency:
-            raise InvalidMoney(f"the overdraft is in {limit.currency}, but the account in {currency}")
-        return self._give(
-            OpenAccount,
-            account_id,
-            common,
-            currency=currency,
-            holder_name=holder_name,
-            holder_email=holder_email,
-            overdraft_limit_minor=limit.amount_minor,
-        )
-
-    def deposit(self, account_id: str, amount: Money | str, **common: Unpack[Common]) -> CommandReply:
-        """Pay money in. `amount` is `Money`, or as people write it: `"200.00 EUR"`. Raises: `InvalidMoney`."""
-        return self._give(Deposit, account_id, common, **_fields(amount))
-
-    def withdraw(self, account_id: str, amount: Money | str, **common: Unpack[Common]) -> CommandReply:
-        """Take money out. Raises: `InvalidMoney`."""
-        return self._give(Withdraw, account_id, common, **_fields(amount))
-
-    def refund(
-        self, account_id: str, withdrawal_sequence: int, amount: Money | str, **common: Unpack[Common]
-    ) -> CommandReply:
-        """Give money back for the withdrawal that is event `withdrawal_sequence` of the account.
-
-        Raises: `InvalidMoney`.
-        """
-        fields = _fields(amount)
-        return self._give(Refund, account_id, common, withdrawal_sequence=withdrawal_sequence, **fields)
-
-    def set_overdraft_limit(self, account_id: str, limit: Money | str, **common: Unpack[Common]) -> CommandReply:
-        """Let the balance go down to `-limit`. Raises: `InvalidMoney`."""
-        money = _money(limit)
-        fields = {"limit_minor": money.amount_minor, "currency": money.currency}
-        return self._give(SetOverdraftLimit, account_id, common, **fields)
-
-    def change_holder(
-        self, account_id: str, holder_name: str, *, holder_email: str | None = None, **common: Unpack[Common]
-    ) -> CommandReply:
-        """Replace both the name and the e-mail address of the account's holder."""
-        return self._give(ChangeHolder, account_id, common, holder_name=holder_name, holder_email=holder_email)
-
-    def freeze(self, account_id: str, **common: Unpack[Common]) -> CommandReply:
-        """Let no money move until `unfreeze`."""
-        return self._give(Freeze, account_id, common)
-
-    def unfreeze(self, account_id: str, **common: Unpack[Common]) -> CommandReply:
-        return self._give(Unfreeze, account_id, common)
-
-    def close_account(self, account_id: str, **common: Unpack[Common]) -> CommandReply:
-        """Close an account, whose balance must be zero, for good."""
-        return self._give(CloseAccount, account_id, common)
 
     def balance(self, account_id: str, *, at_least: int | None = None, timeout_s: float | None = None) -> Balance:
         """An account's balance; with `at_least`, once it includes that event (a reply's `sequence`).
@@ -372,10 +257,27 @@ class Client:
             self._connections, account_id, follow=follow, from_beginning=from_beginning, timeout_s=self._timeout_s
         )
 
-    def _give(self, kind: type[AnyCommand], account_id: str, common: Common, **fields: Any) -> CommandReply:
-        given: dict[str, Any] = dict(common)
-        timeout_s = given.pop("timeout_s", None)
-        return self.execute(self.command(kind, account_id, **given, **fields), timeout_s=timeout_s)
+    @property
+    def past(self) -> Past:
+        """The ledger as it was: `as_of`, `difference` and `balances` (`daybook.timetravel.past`)."""
+        with self._lock:
+            self._must_be_open()
+            if self._past is None:
+                self._past = Past(self._connections, timeout_s=self._timeout_s)
+            return self._past
+
+    def stream(self, account_id: str, *, from_sequence: int = 1, scan: bool = False) -> Iterator[LoggedEvent]:
+        """One account's events from the log in order, each verified to follow from the one before it; none is waited
+        for. They are read as they are taken.
+
+        Only those are read, by the offsets that the audit index has, and the part of the account's partition that the
+        index has yet to read. With `scan`, or where the index cannot be used, all of the partition is read.
+
+        Raises:
+            UnreadableRecord: the account's sequence, or its chain of hashes, breaks.
+            Unreachable, ReadTimeout: the log cannot be read.
+        """
+        return self.past.stream(account_id, first=from_sequence, scan=scan)
 
     def _next_answer(self, link: Link, outcomes: Outcomes, timeout_s: float) -> Answer:
         try:
@@ -422,20 +324,3 @@ def _answer(outcome: Answer | DaybookError) -> Answer:
     if isinstance(outcome, DaybookError):
         raise outcome
     return outcome
-
-
-def _money(amount: Money | str) -> Money:
-    return Money.parse(amount) if isinstance(amount, str) else amount
-
-
-def _fields(amount: Money | str) -> dict[str, Any]:
-    money = _money(amount)
-    return {"amount_minor": money.amount_minor, "currency": money.currency}
-
-
-def _micros(moment: datetime | int | None) -> int | None:
-    if not isinstance(moment, datetime):
-        return moment
-    if moment.tzinfo is None:
-        raise ValueError(f"{moment.isoformat()} has no time zone: say which, such as datetime(..., tzinfo=UTC)")
-    return (moment - EPOCH) // timedelta(microseconds=1)

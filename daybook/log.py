@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Final, Self
@@ -22,11 +22,11 @@ from confluent_kafka.admin import AdminClient
 from daybook import kafka
 from daybook import registry as schema_registry
 from daybook.errors import ReadTimeout, UnreadableRecord
-from schemas.codec import Codec, Undecodable
+from schemas.codec import ChainBroken, Codec, Undecodable
 from schemas.connections import Connections
-from schemas.events import RecordedEvent
+from schemas.events import CHAIN_START, RecordedEvent
 from schemas.registry import RegistryUnavailable
-from schemas.topics import partition_of
+from schemas.topics import event_key, partition_of
 
 _POLL_S: Final = 0.1
 """How long one look at an idle log takes, and so how long an interrupt may have to wait. An event ends it at once."""
@@ -42,6 +42,18 @@ class LoggedEvent:
     partition: int
     offset: int
     recorded: RecordedEvent
+
+
+@dataclass(slots=True)
+class Chain:
+    """An account's stream as far as it was read: up to event `sequence`, whose chain hash is `chain_hash`.
+
+    Without a hash the next event is taken as it is, since what it follows was not read.
+    """
+
+    account_id: str
+    sequence: int = 0
+    chain_hash: bytes | None = CHAIN_START
 
 
 def read_log(
@@ -104,6 +116,9 @@ class LogRanges:
         except BaseException:
             self._opened.close()
             raise
+        self._connections = connections
+        self._health = health
+        self._timeout_s = timeout_s
         self._reading = _Reading(connections, self._source, health, codec, None, timeout_s)
 
     def __enter__(self) -> Self:
@@ -120,6 +135,32 @@ class LogRanges:
         if start < end:
             self._source.assign([TopicPartition(self._topic, partition, start)])
             yield from self._reading.until([TopicPartition(self._topic, partition, end)])
+
+    def ends(self) -> dict[int, int]:
+        """Where each partition ends now. Raises: `Unreachable`."""
+        deadline = time.monotonic() + self._timeout_s
+        (count,) = kafka.partitions(self._source, [self._topic], self._connections, self._health, deadline)
+        places = [(self._topic, partition) for partition in range(count)]
+        return {end.partition: end.offset for end in kafka.ends(self._connections, places, deadline)}
+
+    def chained(
+        self, chain: Chain, partition: int, start: int, end: int, passed: Callable[[int], None]
+    ) -> Iterator[LoggedEvent]:
+        """The events of one account in a range, as `read` gives it: each must follow from the one before it.
+
+        `chain` is how far the account was read, and goes on with it. `passed` is told the offset of every record.
+
+        Raises: as `read`; `UnreadableRecord` also where the account's sequence or its chain of hashes breaks.
+        """
+        if start >= end:
+            return
+        prefix = _key_prefix(chain.account_id)
+        self._source.assign([TopicPartition(self._topic, partition, start)])
+        place = TopicPartition(self._topic, partition, end)
+        for message in read_until(self._source, self._connections, self._health, self._topic, [place], self._timeout_s):
+            passed(message.offset() or 0)
+            if (message.key() or b"").startswith(prefix):
+                yield self._reading.linked(message, chain)
 
 
 def first_unread(
@@ -181,7 +222,7 @@ class _Reading:
         self._source = source
         self._health = health
         self._account_id = account_id
-        self._key_prefix = None if account_id is None else f"{account_id}/".encode()
+        self._key_prefix = None if account_id is None else _key_prefix(account_id)
         self._timeout_s = timeout_s
         self._codec = codec
 
@@ -212,18 +253,35 @@ class _Reading:
         if self._key_prefix is None:
             return True
         key = message.key()
-        # An account id holds no slash, so that the prefix fits no other account's keys.
         return key is not None and key.startswith(self._key_prefix)
 
-    def _decoded(self, message: Message) -> LoggedEvent:
+    def linked(self, message: Message, chain: Chain) -> LoggedEvent:
+        """The account's next event, by its key, its fields and its hash alike; `chain` goes on to it."""
+        expected = event_key(chain.account_id, chain.sequence + 1)
+        if message.key() != expected:
+            raise UnreadableRecord(
+                self._where(message), f"{expected!r} must be next of this account: an event is missing, or came twice"
+            )
+        logged = self._decoded(message, chain.chain_hash)
+        recorded = logged.recorded
+        if event_key(recorded.account_id, recorded.sequence) != expected:
+            raise UnreadableRecord(
+                self._where(message), f"the event says that it is {recorded.account_id}/{recorded.sequence}"
+            )
+        chain.sequence, chain.chain_hash = recorded.sequence, recorded.chain_hash
+        return logged
+
+    def _where(self, message: Message) -> str:
+        return f"topic {self._topic}, partition {message.partition()}, offset {message.offset()}, key {message.key()!r}"
+
+    def _decoded(self, message: Message, previous: bytes | None = None) -> LoggedEvent:
         partition, offset = message.partition(), message.offset()
         if partition is None or offset is None:
             raise UnreadableRecord(f"topic {self._topic}", "a record came without its partition and offset")
         try:
-            return LoggedEvent(partition, offset, self._codec.decode_event(message.value()))
-        except Undecodable as error:
-            where = f"topic {self._topic}, partition {partition}, offset {offset}, key {message.key()!r}"
-            raise UnreadableRecord(where, str(error)) from error
+            return LoggedEvent(partition, offset, self._codec.decode_event(message.value(), previous=previous))
+        except (Undecodable, ChainBroken) as error:
+            raise UnreadableRecord(self._where(message), str(error)) from error
         except RegistryUnavailable as error:
             raise schema_registry.unreachable(self._connections, error) from error
 
@@ -270,6 +328,11 @@ def read_until(
                 del remaining[at]
                 if remaining:
                     source.pause([TopicPartition(topic, at)])
+
+
+def _key_prefix(account_id: str) -> bytes:
+    """What the keys of an account's events begin with, and no other's, since an account id holds no slash."""
+    return f"{account_id}/".encode()
 
 
 def _is_record(message: Message, connections: Connections, topic: str) -> bool:

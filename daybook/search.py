@@ -98,6 +98,12 @@ class AuditEntry:
     """The account's balance after it."""
     overdraft_limit: Money | None
     """The limit that it set."""
+    previous_overdraft_limit: Money | None
+    """The limit before that, where the event says so."""
+    cause: str | None
+    """Why it froze the account, such as `COURT_ORDER`; None when that was not said."""
+    payout_reference: str | None
+    """Where the last of the money went when the account was closed."""
     holder_name: str | None
     """The name that it set."""
     holder_email: str | None
@@ -409,6 +415,7 @@ def audit_entry(document: Mapping[str, Any]) -> AuditEntry:
     amount_minor = document.get("amount_minor")
     # An account is opened with a limit, which may be set to another later.
     limit_minor = document.get("limit_minor", document.get("overdraft_limit_minor"))
+    previous_minor = document.get("previous_limit_minor")
     return AuditEntry(
         account_id=document["account_id"],
         sequence=document["sequence"],
@@ -421,6 +428,9 @@ def audit_entry(document: Mapping[str, Any]) -> AuditEntry:
         balance_before=Money(document["balance_before_minor"], currency),
         balance=Money(document["balance_minor"], currency),
         overdraft_limit=None if limit_minor is None else Money(limit_minor, currency),
+        previous_overdraft_limit=None if previous_minor is None else Money(previous_minor, currency),
+        cause=document.get("cause"),
+        payout_reference=document.get("payout_reference"),
         holder_name=document.get("holder_name"),
         holder_email=document.get("holder_email"),
         withdrawal_sequence=document.get("withdrawal_sequence"),

@@ -1,15 +1,18 @@
-"""How an import shows where it is, on stderr: a bar at a terminal, a line now and then elsewhere."""
+"""How work that takes long shows where it is, on stderr: a bar at a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from daybook import importing
+from daybook.cli.exits import say
+
+if TYPE_CHECKING:
+    from daybook import importing, progress
 
 _LINE_EVERY_S: Final = 5.0
 """Without a terminal the output is a log, where a line every few seconds shows that there is life."""
@@ -55,3 +58,41 @@ class ImportDisplay:
         self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         self._bar.stop()
+
+
+class WorkDisplay:
+    """A context manager whose `update` is what tells of progress (`daybook.progress.Tell`); it shows from then on."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("reading", total=None)
+        self._shown = False
+        self._said_at = time.monotonic()
+
+    def update(self, told: progress.Progress) -> None:
+        if not self._shown:
+            self._shown = True
+            self._bar.start()
+        self._bar.update(self._task, description=told.what, completed=told.done, total=told.total)
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._said_at >= _LINE_EVERY_S:
+            self._said_at = now
+            say(f"{told.what}: {told.done:,} of {told.total:,}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        if self._shown:
+            self._bar.stop()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,12 +18,14 @@ from daybook.cli.options import (
     currency_code,
     print_json,
 )
+from daybook.cli.phrases import in_words
 from daybook.cli.tables import Column, print_table, visible
 from schemas.money import Money, format_amount
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from daybook.client import Client
     from daybook.search import AccountView, AuditEntry
 
 ACCOUNTS = (
@@ -130,6 +132,12 @@ def history(
         int | None,
         typer.Option(metavar="SEQUENCE", min=1, help="Wait until this event of the account is in the trail."),
     ] = None,
+    from_log: Annotated[
+        bool, typer.Option("--from-log", help="Read the account's events from the log, and verify them on the way.")
+    ] = False,
+    scan: Annotated[
+        bool, typer.Option("--scan", help="With --from-log: all of the account's partition, without the audit index.")
+    ] = False,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
     as_json: AsJson = False,
 ) -> None:
@@ -141,8 +149,16 @@ def history(
     """
     from daybook.client import Client  # noqa: PLC0415
 
+    if scan and not from_log:
+        raise typer.BadParameter("--scan is about reading the log: say --from-log too")
+    if from_log and at_least is not None:
+        raise typer.BadParameter("the log has all that was replied to: --at-least is for the audit index")
     with Client(user_id=READER, timeout_s=timeout) as client:
-        entries = islice(client.history(account, at_least=at_least, newest_first=newest, after=after), limit)
+        if from_log:
+            found_events = _from_log(client, account, scan, after, newest)
+        else:
+            found_events = client.history(account, at_least=at_least, newest_first=newest, after=after)
+        entries = islice(found_events, limit)
         if as_json:
             for entry in entries:
                 print_json(_entry_record(entry))
@@ -152,6 +168,24 @@ def history(
         print_table(trail(found[0].balance.currency), [entry_row(entry) for entry in found])
     else:
         say("no event is behind that one")
+
+
+def _from_log(client: Client, account_id: str, scan: bool, after: int | None, newest: bool) -> Iterator[AuditEntry]:
+    from daybook.cli.display import WorkDisplay  # noqa: PLC0415
+    from daybook.errors import AccountUnknown  # noqa: PLC0415
+    from daybook.timetravel.trail import entries  # noqa: PLC0415
+
+    with WorkDisplay() as display:
+        # From the first on, since that is what all the others follow from.
+        events = list(client.past.stream(account_id, scan=scan, tell=display.update, note=say))
+    if not events:
+        raise AccountUnknown(account_id, None)
+    found = list(entries(events))
+    if newest:
+        found.reverse()
+    if after is None:
+        return iter(found)
+    return (entry for entry in found if (entry.sequence < after if newest else entry.sequence > after))
 
 
 def add_to(app: typer.Typer) -> None:
@@ -172,15 +206,17 @@ def what(entry: AuditEntry) -> str:
         case "MoneyRefunded":
             said = f"refunded of withdrawal {entry.withdrawal_sequence}"
         case "OverdraftLimitSet":
-            said = f"overdraft set to {entry.overdraft_limit}"
+            said = f"overdraft set to {entry.overdraft_limit}" + (
+                "" if entry.previous_overdraft_limit is None else f" from {entry.previous_overdraft_limit}"
+            )
         case "HolderChanged":
             said = f"holder is now {entry.holder_name}" + (f" <{entry.holder_email}>" if entry.holder_email else "")
         case "AccountFrozen":
-            said = "frozen"
+            said = "frozen" if entry.cause is None else f"frozen: {in_words(entry.cause)}"
         case "AccountUnfrozen":
             said = "unfrozen"
         case "AccountClosed":
-            said = "closed"
+            said = "closed" if entry.payout_reference is None else f"closed, paid out by {entry.payout_reference}"
         case newer:
             said = newer
     effective, recorded = entry.effective_at, entry.recorded_at
@@ -259,6 +295,9 @@ def _entry_record(entry: AuditEntry) -> dict[str, object]:
         **_amounts("balance_before", entry.balance_before),
         **_amounts("balance", entry.balance),
         **_amounts("overdraft_limit", entry.overdraft_limit),
+        **_amounts("previous_overdraft_limit", entry.previous_overdraft_limit),
+        "cause": entry.cause,
+        "payout_reference": entry.payout_reference,
         "holder_name": entry.holder_name,
         "holder_email": entry.holder_email,
         "withdrawal_sequence": entry.withdrawal_sequence,

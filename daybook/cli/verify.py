@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
-from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Final, Self
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from daybook.cli import exits
+from daybook.cli.display import WorkDisplay
 from daybook.cli.exits import say
 from daybook.cli.options import AsJson, print_json
 from daybook.cli.tables import visible
 
 if TYPE_CHECKING:
-    from daybook.verify import run
     from daybook.verify.run import Verdict
-
-_LINE_EVERY_S: Final = 5.0
-"""Without a terminal the output is a log, where a line every few seconds shows that there is life."""
 
 _TIMEOUT_S: Final = 60.0
 """A projector that was started again has caught up with a day's events by then; a rebuilt one may take longer."""
@@ -68,7 +61,7 @@ def models(
     for model in MODELS:
         if not chosen and model not in asked:
             say(f"without {model}: it is not configured, or not installed here")
-    with _Display() as display:
+    with WorkDisplay() as display:
         verdicts = verify(connections, asked, timeout_s=timeout, tell=display.update)
     for verdict in verdicts:
         if as_json:
@@ -124,37 +117,3 @@ def _record(verdict: Verdict) -> dict[str, object]:
         "difference": None if verdict.difference is None else asdict(verdict.difference),
         "error": None if verdict.error is None else str(verdict.error),
     }
-
-
-class _Display:
-    """Shows where a comparison is, on stderr: a bar at a terminal, a line now and then elsewhere."""
-
-    def __init__(self) -> None:
-        self._console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
-        )
-        self._task = self._bar.add_task("reading the log", total=None)
-        self._said_at = time.monotonic()
-
-    def update(self, progress: run.Progress) -> None:
-        self._bar.update(self._task, description=progress.what, completed=progress.done, total=progress.total)
-        now = time.monotonic()
-        if not self._console.is_terminal and now - self._said_at >= _LINE_EVERY_S:
-            self._said_at = now
-            say(f"{progress.what}: {progress.done:,} of {progress.total:,}")
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
-        self._bar.stop()

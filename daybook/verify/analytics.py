@@ -11,11 +11,11 @@ from typing import Any, Final, assert_never
 from pyiceberg.table import Table
 
 from daybook.analytics.catalog import account_events, answering
+from daybook.fold import Account
 from daybook.log import LoggedEvent
 from daybook.models import EPOCH
 from daybook.positions import ANALYTICS
 from daybook.verify.differences import compare, extra, missing
-from daybook.verify.fold import Account
 from daybook.verify.sides import Side
 from schemas.connections import Connections
 from schemas.events import (
@@ -28,6 +28,7 @@ from schemas.events import (
     MoneyRefunded,
     MoneyWithdrawn,
     OverdraftLimitSet,
+    said_cause,
 )
 from schemas.money import EXPONENTS
 
@@ -105,7 +106,7 @@ def expected_row(logged: LoggedEvent, account: Account) -> dict[str, object]:
     """The row that an event should have, given its account as it is after it. Times are microseconds."""
     recorded, event = logged.recorded, logged.recorded.event
     currency: str | None = account.currency
-    amount = before = after = limit = withdrawal = None
+    amount = before = after = limit = previous_limit = withdrawal = cause = payout = None
     match event:
         case MoneyDeposited():
             amount, before, after = event.amount_minor, event.balance_minor - event.amount_minor, event.balance_minor
@@ -117,10 +118,14 @@ def expected_row(logged: LoggedEvent, account: Account) -> dict[str, object]:
         case AccountCreated():
             after, limit = 0, event.overdraft_limit_minor
         case OverdraftLimitSet():
-            limit = event.limit_minor
+            limit, previous_limit = event.new_limit_minor, event.previous_limit_minor
         case HolderChanged() | AccountFrozen() | AccountUnfrozen() | AccountClosed():
             # Events that hold no amount say nothing of money.
             currency = None
+            if isinstance(event, AccountFrozen):
+                cause = said_cause(event)
+            elif isinstance(event, AccountClosed):
+                payout = event.payout_reference
         case _:
             assert_never(event)
     return {
@@ -141,6 +146,9 @@ def expected_row(logged: LoggedEvent, account: Account) -> dict[str, object]:
         **_amounts("balance_before", before, account.currency),
         **_amounts("balance_after", after, account.currency),
         **_amounts("overdraft_limit", limit, account.currency),
+        **_amounts("previous_overdraft_limit", previous_limit, account.currency),
+        "cause": cause,
+        "payout_reference": payout,
         "withdrawal_sequence": withdrawal,
         "partition": logged.partition,
         "offset": logged.offset,

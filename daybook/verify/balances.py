@@ -12,10 +12,10 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from daybook.errors import Unreachable
+from daybook.fold import Account, Fold
 from daybook.models import address, connect, told
 from daybook.positions import BALANCES
 from daybook.verify.differences import compare, differs, extra, missing
-from daybook.verify.fold import Account, Fold
 from daybook.verify.sides import Ahead, Side
 from schemas.connections import Connections, NotConfigured
 from schemas.readmodels import BALANCE_FIELDS, balance_key, ranking_key

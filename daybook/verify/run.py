@@ -26,10 +26,11 @@ from confluent_kafka.admin import AdminClient
 
 from daybook import kafka
 from daybook.errors import DaybookError, ModelMissing, NotInstalled, ReadTimeout
+from daybook.fold import Account, Fold
 from daybook.log import LogRanges, first_unread, log_identity
 from daybook.positions import MODELS, position
+from daybook.progress import Progress, Tell
 from daybook.verify.differences import Difference, Differs, extra
-from daybook.verify.fold import Account, Fold
 from daybook.verify.sides import Ahead, Side, Trail
 from schemas.connections import Connections
 
@@ -63,18 +64,6 @@ class Verdict:
     events: int | None
     difference: Difference | None = None
     error: Exception | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What is being done, and how much of how much. `what` ends as a sentence about offsets or accounts would."""
-
-    what: str
-    done: int
-    total: int
-
-
-Tell = Callable[[Progress], None]
 
 
 def verify(connections: Connections, models: Collection[str], *, timeout_s: float, tell: Tell) -> list[Verdict]:

@@ -10,12 +10,12 @@ from typing import Any, Final, assert_never
 
 from elasticsearch import Elasticsearch
 
+from daybook.fold import Account, Fold
 from daybook.log import LoggedEvent
 from daybook.models import EPOCH
 from daybook.positions import SEARCH
 from daybook.search import address, answering, connect
 from daybook.verify.differences import compare_all, differs, extra, missing
-from daybook.verify.fold import Account, Fold
 from daybook.verify.sides import Ahead, Side
 from schemas.connections import Connections
 from schemas.events import (
@@ -28,6 +28,7 @@ from schemas.events import (
     MoneyRefunded,
     MoneyWithdrawn,
     OverdraftLimitSet,
+    said_cause,
 )
 
 _PAGE: Final = 1000
@@ -209,13 +210,20 @@ def event_document(logged: LoggedEvent, account: Account) -> dict[str, object]:
             document["amount_minor"] = event.amount_minor
             document["withdrawal_sequence"] = event.withdrawal_sequence
         case OverdraftLimitSet():
-            document["limit_minor"] = event.limit_minor
+            document["limit_minor"], document["previous_limit_minor"] = (
+                event.new_limit_minor,
+                event.previous_limit_minor,
+            )
         case AccountCreated():
             document["overdraft_limit_minor"] = event.overdraft_limit_minor
             document["holder_name"], document["holder_email"] = event.holder_name, event.holder_email
         case HolderChanged():
             document["holder_name"], document["holder_email"] = event.holder_name, event.holder_email
-        case AccountFrozen() | AccountUnfrozen() | AccountClosed():
+        case AccountFrozen():
+            document["cause"] = said_cause(event)
+        case AccountClosed():
+            document["payout_reference"] = event.payout_reference
+        case AccountUnfrozen():
             pass
         case _:
             assert_never(event)

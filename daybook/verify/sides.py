@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from daybook.fold import Account, Fold
 from daybook.log import LoggedEvent
-from daybook.verify.fold import Account, Fold
 
 
 @dataclass(frozen=True, slots=True)

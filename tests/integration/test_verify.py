@@ -46,7 +46,7 @@ HISTORY: tuple[Event, ...] = (
     MoneyDeposited(amount_minor=2**60 + 1, currency="KWD", balance_minor=2**60 + 1),
     MoneyWithdrawn(amount_minor=2**60, currency="KWD", balance_minor=1),
     MoneyRefunded(amount_minor=5, currency="KWD", balance_minor=6, withdrawal_sequence=3),
-    OverdraftLimitSet(limit_minor=0, currency="KWD"),
+    OverdraftLimitSet(previous_limit_minor=5, new_limit_minor=0, currency="KWD"),
     HolderChanged(holder_name="Grace", holder_email=None),
     AccountFrozen(),
     AccountUnfrozen(),

@@ -7,9 +7,9 @@ from hypothesis import given
 
 from daybook.cli.verify import exit_code, wording
 from daybook.errors import DaybookError, ReadTimeout, Unreachable, UnreadableRecord
+from daybook.fold import Fold
 from daybook.log import LoggedEvent
 from daybook.verify.differences import Difference, Differs, compare, compare_all, extra, missing
-from daybook.verify.fold import Fold
 from daybook.verify.run import Outcome, Verdict
 from schemas.events import AccountCreated, AccountFrozen, RecordedEvent
 from tests.recorded import logs, opened, plain_fold, recorded
