@@ -16,13 +16,15 @@ _STOP_TIMEOUT_S = 30
 
 
 @contextmanager
-def running(module: str, connections: Connections, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The process while the block runs; it is stopped afterwards. Its output goes to `log`."""
+def running(module: str, connections: Connections, log: Path, **more: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The process while the block runs; it is stopped afterwards. Its output goes to `log`. `more` are
+    settings of its own, as environment variables."""
     env = os.environ | {
         "DAYBOOK_KAFKA_BOOTSTRAP": connections.kafka_bootstrap,
         "DAYBOOK_REGISTRY_URL": connections.registry_url,
         "DAYBOOK_NAMESPACE": connections.namespace,
         "DAYBOOK_ENV_FILE": os.devnull,
+        **more,
     }
     with log.open("ab") as output:
         process = subprocess.Popen([sys.executable, "-m", module], env=env, stdout=output, stderr=output)

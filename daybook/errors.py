@@ -10,11 +10,13 @@ from schemas.connections import NotConfigured
 __all__ = [
     "AccountUnknown",
     "DaybookError",
+    "InvalidPoint",
     "InvalidSearch",
     "ModelMissing",
     "NotConfigured",
     "NotInstalled",
     "NotTaken",
+    "NothingThen",
     "ReadTimeout",
     "Refused",
     "ReplyTimeout",
@@ -84,14 +86,20 @@ class ReadTimeout(DaybookError):
 
 
 class AccountUnknown(DaybookError):
-    """The read model holds no such account."""
+    """The read model holds no such account, or without a model the log."""
 
-    def __init__(self, account_id: str, model: str = "balances") -> None:
+    def __init__(self, account_id: str, model: str | None = "balances") -> None:
         self.account_id = account_id
         super().__init__(
-            f"no account {account_id} is known to {model}: was it opened, and is the {model} projector running "
+            f"there is no account {account_id}: the log has no event of it"
+            if model is None
+            else f"no account {account_id} is known to {model}: was it opened, and is the {model} projector running "
             "(`daybook run`)? To wait for an account that was just opened, ask for at least the reply's sequence"
         )
+
+
+class NothingThen(DaybookError):
+    """There was no such account yet at the time that is asked for, or it has no such event yet."""
 
 
 class UnreadableRecord(DaybookError):
@@ -99,6 +107,7 @@ class UnreadableRecord(DaybookError):
 
     def __init__(self, where: str, why: str) -> None:
         self.where = where
+        self.why = why
         super().__init__(f"{where}: {why}")
 
 
@@ -111,3 +120,7 @@ class NotInstalled(DaybookError):
 
 class InvalidSearch(ValueError):
     """A search that cannot be meant: the message says what is wrong with it."""
+
+
+class InvalidPoint(ValueError):
+    """A time or a sequence that cannot be meant: the message says what is wrong with it."""

@@ -1,4 +1,4 @@
-"""The command service and the projectors as one group of processes on one machine (`daybook run`).
+"""The command service, the projectors and the auditor as one group of processes on one machine (`daybook run`).
 
 Each program has a thread that starts it, passes on what it prints, and starts it again when it ends. The group ends
 when it is told to, or when one program keeps failing: half a ledger that looks alive would be worse than none.
@@ -83,6 +83,7 @@ PROGRAMS: Final = (
         extra=("pyiceberg", "analytics"),
     ),
     Program("activity", ("-m", "projectors", "activity"), extra=("faust", "activity")),
+    Program("auditor", ("-m", "daybook", "audit", "checkpoint", "--watch"), setting="audit_key_file"),
 )
 
 

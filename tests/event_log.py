@@ -31,9 +31,13 @@ class _Ids:
 
 
 class Log:
-    """Writes events as the command service does: each with its own key, in its account's partition."""
+    """Writes events as the command service does: each with its own key, in its account's partition.
 
-    def __init__(self, connections: Connections) -> None:
+    With `chained` each has the hash that follows from its account's event before; else all are as if they were first.
+    """
+
+    def __init__(self, connections: Connections, *, chained: bool = False) -> None:
+        self._hashes: dict[str, bytes] | None = {} if chained else None
         self._connections = connections
         self._topic = connections.topics.events
         with SchemaRegistryClient(connections.registry()) as registry:
@@ -69,7 +73,10 @@ class Log:
     def _send(self, producer: Producer, events: Sequence[RecordedEvent]) -> None:
         for event in events:
             common = {name: value for name, value in asdict(event).items() if name not in ("event", "chain_hash")}
-            value, _ = self._codec.encode_event(event.event, common, CHAIN_START)
+            previous = (self._hashes or {}).get(event.account_id, CHAIN_START)
+            value, chain_hash = self._codec.encode_event(event.event, common, previous)
+            if self._hashes is not None:
+                self._hashes[event.account_id] = chain_hash
             partition = partition_of(event.account_id, self.partitions)
             producer.produce(self._topic, value, event_key(event.account_id, event.sequence), partition)
             producer.poll(0)

@@ -13,13 +13,16 @@ from daybook.cli import (
     accounts,
     activity,
     analytics,
+    audit,
     imports,
     parked,
     reading,
     rebuild,
+    schemas,
     searching,
     services,
     status,
+    timetravel,
     verify,
 )
 from daybook.cli.exits import FAILED, say
@@ -76,14 +79,17 @@ app = typer.Typer(
 accounts.add_to(app)
 reading.add_to(app)
 searching.add_to(app)
+timetravel.add_to(app)
 activity.add_to(app)
 status.add_to(app)
 verify.add_to(app)
+audit.add_to(app)
 analytics.add_to(app)
 imports.add_to(app)
 services.add_to(app)
 rebuild.add_to(app)
 parked.add_to(app)
+schemas.add_to(app)
 
 
 def _version(wanted: bool) -> None:

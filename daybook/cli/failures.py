@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from typing import Final
 
+from daybook.audit.formats import InvalidFile, NoFile
+from daybook.audit.keys import InvalidKey
+from daybook.audit.proving import LogDiffers, NotCovered, NotProven
+from daybook.audit.run import NoSuchAccount
+from daybook.audit.taking import CheckpointRefused
 from daybook.cli import exits
 from daybook.errors import (
     AccountUnknown,
     DaybookError,
+    InvalidPoint,
     InvalidSearch,
     NotConfigured,
+    NothingThen,
     NotTaken,
     ReadTimeout,
     Refused,
     ReplyTimeout,
     Unreachable,
 )
+from daybook.evolution.drafts import NoDraft
 from daybook.importing import AccountsExist
 from daybook.mapping import InvalidMapping
 from daybook.parked import NotParked
@@ -27,10 +35,21 @@ _CODES: Final[dict[type, int]] = {
     Refused: exits.REFUSED,
     NotTaken: exits.REFUSED,
     AccountUnknown: exits.REFUSED,
+    NothingThen: exits.REFUSED,
     AccountsExist: exits.REFUSED,
     NotParked: exits.REFUSED,
+    NotProven: exits.REFUSED,
+    NotCovered: exits.REFUSED,
+    NoSuchAccount: exits.REFUSED,
+    LogDiffers: exits.REFUSED,
+    CheckpointRefused: exits.REFUSED,
+    InvalidFile: exits.REFUSED,
+    InvalidKey: exits.USAGE,
+    NoFile: exits.USAGE,
     InvalidMapping: exits.USAGE,
+    NoDraft: exits.USAGE,
     InvalidMoney: exits.USAGE,
+    InvalidPoint: exits.USAGE,
     InvalidSearch: exits.USAGE,
     NoSuchProgram: exits.USAGE,
     UnreadableFile: exits.USAGE,

@@ -48,8 +48,8 @@ def currency_code(text: str) -> str:
     return text
 
 
-def moment(text: str | None) -> datetime | None:
-    """A moment in ISO 8601, in UTC unless it says otherwise. A usage error if it is none."""
+def moment(text: str | None, option: str = "--effective-at") -> datetime | None:
+    """A moment in ISO 8601, in UTC unless it says otherwise. A usage error, about the option, if it is none."""
     if text is None:
         return None
     try:
@@ -57,7 +57,7 @@ def moment(text: str | None) -> datetime | None:
     except ValueError:
         raise typer.BadParameter(
             f'"{text}" is not a moment: write it as 2026-01-31 or 2026-01-31T12:00+01:00',
-            param_hint="--effective-at",
+            param_hint=option,
         ) from None
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 

@@ -73,7 +73,7 @@ def tail(
     with Client(user_id=READER, timeout_s=timeout) as client:
         for logged in client.events(account, follow=follow, from_beginning=not new):
             if as_json:
-                print_json(_record(logged))
+                print_json(event_record(logged))
             else:
                 typer.echo(visible(line(logged.recorded)))
 
@@ -104,7 +104,7 @@ def _show(found: Balance, as_json: bool) -> None:
     )
 
 
-def _record(logged: LoggedEvent) -> dict[str, object]:
+def event_record(logged: LoggedEvent) -> dict[str, object]:
     """An event as its Avro record has it, its own fields after the common ones, with its type and place."""
     recorded = asdict(logged.recorded)
     own = asdict(recorded.pop("event"))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from deploy.access.principals import (
+    AUDITOR,
     CLIENT,
     COMMAND_SERVICE,
     OPERATOR,
@@ -71,6 +72,7 @@ def wanted_acls(topics: Topics) -> frozenset[Acl]:
             *_command_service(topics),
             *(acl for principal in PROJECTORS for acl in _projector(principal, topics)),
             *_activity(topics),
+            *_auditor(topics),
             *_commands_and_replies(CLIENT, topics),
             *_commands_and_replies(OPERATOR, topics),
             *_operator(topics),
@@ -110,6 +112,15 @@ def _activity(topics: Topics) -> Iterator[Acl]:
     yield from (Acl(me, operation, "topic", changelogs, is_prefix=True) for operation in needed)
 
 
+def _auditor(topics: Topics) -> Iterator[Acl]:
+    yield Acl(AUDITOR, "read", "topic", topics.events)
+    yield Acl(AUDITOR, "read", "topic", topics.checkpoints)
+    yield Acl(AUDITOR, "write", "topic", topics.checkpoints)
+    # It is in no group, but Kafka's client asks for the coordinator of one.
+    yield Acl(AUDITOR, "describe", "group", topics.client_group)
+    yield Acl(AUDITOR, "write", "transactional_id", topics.auditor_transactional_id)
+
+
 def _commands_and_replies(principal: str, topics: Topics) -> Iterator[Acl]:
     yield Acl(principal, "write", "topic", topics.commands)
     yield Acl(principal, "read", "topic", topics.replies)
@@ -119,7 +130,7 @@ def _commands_and_replies(principal: str, topics: Topics) -> Iterator[Acl]:
 def _operator(topics: Topics) -> Iterator[Acl]:
     everything = (
         *(topics.commands, topics.followups, topics.events, topics.snapshots, topics.replies),
-        *(topics.alerts, topics.parked, topics.subject_keys),
+        *(topics.alerts, topics.parked, topics.subject_keys, topics.checkpoints),
     )
     yield from (Acl(OPERATOR, "read", "topic", name) for name in everything)
     # How far each program is, and who its members are.

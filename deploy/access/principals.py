@@ -31,6 +31,9 @@ PROJECTOR_ANALYTICS: Final = "projector-analytics"
 PROJECTOR_ACTIVITY: Final = "projector-activity"
 """Reads events; writes alerts, and its own tables' changelogs."""
 
+AUDITOR: Final = "auditor"
+"""Reads events; it alone writes checkpoints, which it signs."""
+
 CLIENT: Final = "client"
 """A program that gives commands, takes replies, and reads balances and search indices."""
 
@@ -39,7 +42,7 @@ OPERATOR: Final = "operator"
 
 PROJECTORS: Final = (PROJECTOR_BALANCES, PROJECTOR_SEARCH, PROJECTOR_ANALYTICS, PROJECTOR_ACTIVITY)
 
-SCRAM_PRINCIPALS: Final = (ADMIN, REGISTRY, COMMAND_SERVICE, *PROJECTORS, CLIENT, OPERATOR)
+SCRAM_PRINCIPALS: Final = (ADMIN, REGISTRY, COMMAND_SERVICE, *PROJECTORS, AUDITOR, CLIENT, OPERATOR)
 """Who logs in to Kafka by SCRAM-SHA-512, with a credential that Kafka itself keeps."""
 
 PRINCIPALS: Final = (*SCRAM_PRINCIPALS, BROKER)

@@ -25,9 +25,10 @@ from typing import Final
 
 from dotenv import dotenv_values
 
-from deploy.access import elasticsearch, redis, registry
+from deploy.access import audit, elasticsearch, redis, registry
 from deploy.access.principals import (
     ADMIN,
+    AUDITOR,
     BROKER,
     CLIENT,
     COMMAND_SERVICE,
@@ -139,6 +140,10 @@ def derive(project: Path, passwords: Mapping[str, str], environment: Mapping[str
     authority, servers = _certificates(folder)
     private_key, public_key = _registry_key(folder)
     token = registry.token(private_key, ADMIN)
+    # Kept there, and copied to those who sign and who verify.
+    signing, verifying = audit.kept_key(folder / "keys")
+    audit_public = {"audit.pem.pub": verifying.read_text(encoding="utf-8")}
+    audit_private = {"audit.pem": signing.read_text(encoding="utf-8")}
 
     _write_all(folder / "kafka", {"server.properties": _jaas(passwords), "server.pem": _chain(servers["kafka"])})
     _write_all(
@@ -184,9 +189,12 @@ def derive(project: Path, passwords: Mapping[str, str], environment: Mapping[str
         PROJECTOR_SEARCH: PROJECTOR_SEARCH,
         PROJECTOR_ANALYTICS: PROJECTOR_ANALYTICS,
         PROJECTOR_ACTIVITY: PROJECTOR_ACTIVITY,
+        AUDITOR: AUDITOR,
         "daybook": OPERATOR,
     }.items():
-        _write_all(folder / service, {"env": _env(principal, passwords, inside, token), **ca})
+        env = _env(principal, passwords, inside, token) + _audit_env(principal, "/run/daybook")
+        keys = _audit_files(principal, audit_private, audit_public)
+        _write_all(folder / service, {"env": env, **ca, **keys})
     # Its own listener is there before any credential is; the brokers know this one principal besides themselves.
     between_brokers = replace(inside, kafka=",".join(f"{broker}:19091" for broker in brokers), mechanism="PLAIN")
     deploy = _env(ADMIN, passwords, between_brokers, token)
@@ -208,7 +216,8 @@ def derive(project: Path, passwords: Mapping[str, str], environment: Mapping[str
         at = replace(outside, authority=f"{at_home}/.secrets/{principal}/ca.crt" if tls else None)
         env = _env(principal, passwords, at, token)
         env += f"DAYBOOK_ACTIVITY_URL=http://127.0.0.1:{ports['ACTIVITY']}\n"
-        _write_all(folder / principal, {"env": env, **ca})
+        env += _audit_env(principal, f"{at_home}/.secrets/{principal}")
+        _write_all(folder / principal, {"env": env, **ca, **_audit_files(principal, audit_private, audit_public)})
 
 
 def _env(principal: str, passwords: Mapping[str, str], at: _Addresses, token: str) -> str:
@@ -235,6 +244,23 @@ def _env(principal: str, passwords: Mapping[str, str], at: _Addresses, token: st
     if at.authority is not None:
         values |= {f"{server}_SSL_CA": at.authority for server in ("KAFKA", "REGISTRY", "ELASTICSEARCH", "REDIS")}
     return "".join(f"DAYBOOK_{name}={value}\n" for name, value in values.items())
+
+
+def _audit_env(principal: str, folder: str) -> str:
+    """Where a principal's folder, as its program sees it, has the keys that `_audit_files` puts there."""
+    lines = f"DAYBOOK_AUDIT_PUBLIC_KEY_FILE={folder}/audit.pem.pub\n" if principal in (AUDITOR, OPERATOR) else ""
+    return f"DAYBOOK_AUDIT_KEY_FILE={folder}/audit.pem\n{lines}" if principal == AUDITOR else lines
+
+
+def _audit_files(principal: str, private: Mapping[str, str], public: Mapping[str, str]) -> Mapping[str, str]:
+    """The auditor signs; the operator verifies, as anybody may, and is given what that takes."""
+    match principal:
+        case "auditor":
+            return {**private, **public}
+        case "operator":
+            return public
+        case _:
+            return {}
 
 
 def _jaas(passwords: Mapping[str, str]) -> str:

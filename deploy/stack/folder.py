@@ -5,6 +5,7 @@ env          the addresses, in dotenv form
 lock         held while somebody changes the stack
 conf/ data/ logs/   one entry per server
 warehouse/   the analytics table and its catalog
+audit/       the pair of keys that checkpoints are signed with
 run/         the supervisor's record, its control socket, temporary files
 public/      only of a stack that is root's: what a server that runs as another user needs, laid out like this folder;
              a link to a folder elsewhere if others can't come here
@@ -24,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from deploy.access.audit import kept_key
 from deploy.stack.errors import StackError
 
 FORMAT = 1
@@ -81,6 +83,10 @@ class Folder:
     def warehouse(self) -> Path:
         return self.root / "warehouse"
 
+    @property
+    def audit(self) -> Path:
+        return self.root / "audit"
+
     def data(self, server: str) -> Path:
         return self.root / "data" / server
 
@@ -137,6 +143,12 @@ class Folder:
         (self.root / ".gitignore").write_text("*\n")
         for path in (self.root / "logs", self.temporary):
             path.mkdir(parents=True, exist_ok=True)
+        try:
+            kept_key(self.audit)
+        except FileExistsError as error:
+            raise StackError(
+                f"{error.filename} is there without the other half of the pair: restore that, or move this one away"
+            ) from error
         # The control socket in it starts and stops servers: for the owner alone.
         self.run.chmod(0o700)
 

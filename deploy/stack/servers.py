@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from deploy.access.audit import kept_key
 from deploy.stack.elasticsearch import Elasticsearch
 from deploy.stack.kafka import brokers
 from deploy.stack.redis import Redis
@@ -16,7 +17,7 @@ def all_servers(broker_count: int) -> tuple[Server, ...]:
 
 
 def environment(servers: Sequence[Server], place: Place) -> Mapping[str, str]:
-    """Return the variables by which clients find the servers, and the folder of the analytics table.
+    """Return the variables by which clients find the servers, the auditor's keys, and the analytics table's folder.
 
     That one needs no server: its catalog is an SQLite file, and both are made by who writes to them first.
     """
@@ -25,4 +26,6 @@ def environment(servers: Sequence[Server], place: Place) -> Mapping[str, str]:
     # Neither is a proper URI where the path has a blank in it: their readers take what follows `//` as it is.
     found["DAYBOOK_ICEBERG_CATALOG"] = f"sqlite:///{warehouse}/catalog.db"
     found["DAYBOOK_ICEBERG_WAREHOUSE"] = f"file://{warehouse}"
+    private, public = kept_key(place.folder.audit)
+    found["DAYBOOK_AUDIT_KEY_FILE"], found["DAYBOOK_AUDIT_PUBLIC_KEY_FILE"] = str(private), str(public)
     return found

@@ -27,7 +27,10 @@ ROOT: Final = Path(__file__).parents[2]
 
 DOCKER: Final = shutil.which("docker") or "docker"
 
-OURS: Final = ("command-service", "projector-balances", "projector-search", "projector-analytics", "projector-activity")
+OURS: Final = (
+    *("command-service", "projector-balances", "projector-search", "projector-analytics", "projector-activity"),
+    "auditor",
+)
 SERVERS: Final = ("kafka", "registry", "elasticsearch", "redis")
 
 UP_TIMEOUT_S: Final = 900.0

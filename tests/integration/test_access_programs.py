@@ -6,15 +6,18 @@ import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import AdminClient
 
 from daybook import Client
 from daybook.activity import ActivitySettings
+from daybook.audit.keys import generate, public_file
 from daybook.status import ProgramStatus, State, status
 from deploy.access.principals import (
     ADMIN,
+    AUDITOR,
     CLIENT,
     COMMAND_SERVICE,
     OPERATOR,
@@ -34,6 +37,7 @@ _PROGRAMS = {
     PROJECTOR_SEARCH: ("projectors", "search"),
     PROJECTOR_ANALYTICS: ("projectors", "analytics"),
     PROJECTOR_ACTIVITY: ("projectors", "activity"),
+    AUDITOR: ("daybook", "audit", "checkpoint", "--every", "1"),
 }
 
 _WITHDRAWALS = 12
@@ -47,6 +51,7 @@ class Programs:
     processes: dict[str, Process]
     port: int
     account_id: str
+    audit_public_key: Path
 
     def environment(self, principal: str) -> dict[str, str]:
         return self.secured.environment(principal, DAYBOOK_ACTIVITY_PORT=str(self.port))
@@ -56,9 +61,17 @@ class Programs:
 def programs(secured: Secured, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
     logs = tmp_path_factory.mktemp("programs")
     port = choose([Port("activity", "--activity-port", 0)], {}, {}, free_ports=True)["activity"]
+    audit_key = logs / "audit.pem"
+    generate(audit_key)
     more = {"DAYBOOK_ACTIVITY_PORT": str(port), "DAYBOOK_ACTIVITY_ALERT_COUNT": "2"}
     processes = {
-        principal: Process(*program, env=secured.environment(principal, **more), log=logs / f"{principal}.log")
+        principal: Process(
+            *program,
+            env=secured.environment(
+                principal, **more, **({"DAYBOOK_AUDIT_KEY_FILE": str(audit_key)} if principal == AUDITOR else {})
+            ),
+            log=logs / f"{principal}.log",
+        )
         for principal, program in _PROGRAMS.items()
     }
     for process in processes.values():
@@ -71,7 +84,7 @@ def programs(secured: Secured, tmp_path_factory: pytest.TempPathFactory) -> Iter
             client.deposit(account_id, "100.00 EUR")
             for _ in range(_WITHDRAWALS):
                 client.withdraw(account_id, "1.00 EUR")
-        yield Programs(secured, processes, port, account_id)
+        yield Programs(secured, processes, port, account_id, public_file(audit_key))
     finally:
         statuses = {name: process.stop() if process.running() else None for name, process in processes.items()}
         for name, process in processes.items():
@@ -94,6 +107,25 @@ def test_a_client_reads_its_writes_from_both_models(programs: Programs) -> None:
         assert programs.account_id in [one.account_id for one in client.top("EUR")]
 
 
+def test_the_auditor_signs_what_is_recorded_and_the_operator_verifies_it(programs: Programs, tmp_path: Path) -> None:
+    env = programs.environment(OPERATOR) | {"DAYBOOK_AUDIT_PUBLIC_KEY_FILE": str(programs.audit_public_key)}
+    programs.processes[AUDITOR].said("checkpoint 1 of ")
+
+    def proof() -> str | None:
+        # The event is in a checkpoint a second later at most.
+        try:
+            return daybook("audit", "prove", programs.account_id, "2", env=env)
+        except AssertionError:
+            return None
+
+    file = tmp_path / "proof.json"
+    printed = until(proof, "proof of the first deposit")
+    # Beside it, it may say how far it is.
+    file.write_text(printed[printed.index("{") : printed.rindex("}") + 1])
+    assert "proven: event" in daybook("audit", "check", str(file), env=env)
+    assert "nothing is wrong" in daybook("audit", "verify", env=env)
+
+
 def test_the_operator_sees_every_program_at_work_and_every_model_equal_to_the_log(programs: Programs) -> None:
     env = programs.environment(OPERATOR)
     connections = programs.secured.connections(OPERATOR)
@@ -110,6 +142,23 @@ def test_the_operator_sees_every_program_at_work_and_every_model_equal_to_the_lo
     assert {verdict["model"] for verdict in verdicts} == {"balances", "search", "analytics"}
     assert daybook("tail", "--json", "--no-follow", env=env).count("MoneyWithdrawn") >= _WITHDRAWALS
     assert programs.account_id in daybook("history", programs.account_id, "--json", env=env)
+
+
+def test_the_past_is_read_by_whoever_may_read_the_model_and_the_log(programs: Programs) -> None:
+    operator, client = programs.environment(OPERATOR), programs.environment(CLIENT)
+    trail = daybook("history", programs.account_id, "--from-log", env=operator)
+    # The audit index and the log's identity could be asked.
+    assert "withdrew" in trail
+    assert "is of no use" not in trail
+
+    def same(*command: str) -> bool:
+        """Whether the operator, from either source, and a client get the same."""
+        found = {daybook(*command, *more, env=operator) for more in ((), ("--from-log",))}
+        return found == {daybook(*command, env=client)}
+
+    # A search shows up to a second later what the log has.
+    until(lambda: same("as-of", programs.account_id, "--json"), "state that all sources agree on")
+    until(lambda: same("balances", "--json"), "balances that all sources agree on")
 
 
 def test_the_activity_raises_alerts_and_keeps_its_tables(programs: Programs, secured: Secured) -> None:

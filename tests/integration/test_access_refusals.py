@@ -18,10 +18,12 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError
 
 from daybook import Client, Unreachable
+from daybook.audit.keys import generate
 from deploy.access import registry
 from deploy.access.kafka import Acl
 from deploy.access.principals import (
     ADMIN,
+    AUDITOR,
     CLIENT,
     COMMAND_SERVICE,
     OPERATOR,
@@ -46,18 +48,20 @@ WRITERS = {
     "parked": {COMMAND_SERVICE},
     "alerts": {PROJECTOR_ACTIVITY},
     "subject_keys": set[str](),
+    "checkpoints": {AUDITOR},
 }
 READERS = {
     "commands": {COMMAND_SERVICE, OPERATOR},
     "followups": {COMMAND_SERVICE, OPERATOR},
-    "events": {COMMAND_SERVICE, OPERATOR, *PROJECTORS},
+    "events": {COMMAND_SERVICE, OPERATOR, AUDITOR, *PROJECTORS},
     "snapshots": {COMMAND_SERVICE, OPERATOR},
     "replies": {COMMAND_SERVICE, OPERATOR, CLIENT},
     "parked": {OPERATOR},
     "alerts": {OPERATOR},
     "subject_keys": {OPERATOR},
+    "checkpoints": {OPERATOR, AUDITOR},
 }
-WHO = (COMMAND_SERVICE, *PROJECTORS, CLIENT, OPERATOR)
+WHO = (COMMAND_SERVICE, *PROJECTORS, AUDITOR, CLIENT, OPERATOR)
 
 
 def written(connections: Connections, topics: Collection[str]) -> dict[str, KafkaError | None]:
@@ -347,6 +351,15 @@ def test_a_program_with_a_wrong_password_for_kafka_ends_and_says_so(
 ) -> None:
     env = secured.environment(who, DAYBOOK_KAFKA_SASL_PASSWORD=WRONG.get_secret_value())
     assert_ends(Process(*program, env=env, log=tmp_path / "log"), "DAYBOOK_KAFKA_SASL")
+
+
+def test_the_auditor_with_a_wrong_password_ends_and_says_so(secured: Secured, tmp_path: Path) -> None:
+    generate(tmp_path / "audit.pem")
+    more = {"DAYBOOK_KAFKA_SASL_PASSWORD": WRONG.get_secret_value(), "DAYBOOK_AUDIT_KEY_FILE": f"{tmp_path}/audit.pem"}
+    env = secured.environment(AUDITOR, **more)
+    assert_ends(
+        Process("daybook", "audit", "checkpoint", "--watch", env=env, log=tmp_path / "log"), "DAYBOOK_KAFKA_SASL"
+    )
 
 
 def test_a_projector_with_a_wrong_password_for_its_sink_ends_and_says_so(secured: Secured, tmp_path: Path) -> None:

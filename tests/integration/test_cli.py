@@ -72,11 +72,11 @@ def test_from_opening_to_closing(daybook: Daybook, account: str) -> None:
         daybook("refund", account, "50.00 EUR", "--withdrawal", "3"),
         daybook("overdraft", account, "0 EUR"),
         daybook("holder", account, "--name", "Ada King", "--email", "ada@example.org"),
-        daybook("freeze", account),
+        daybook("freeze", account, "--cause", "court-order"),
         daybook("unfreeze", account),
         daybook("unfreeze", account),
         daybook("withdraw", account, "100.00 EUR", "--expect", "8"),
-        daybook("close", account),
+        daybook("close", account, "--payout-reference", "SEPA 2026-0042"),
     ]
 
     assert [ended.code for ended in spoken] == [0] * 11, [ended.err for ended in spoken]
@@ -92,6 +92,10 @@ def test_from_opening_to_closing(daybook: Daybook, account: str) -> None:
         "sequence": 10,
         "updated_at": "",
     }
+    events = daybook("tail", account, "--no-follow", "--json").records
+    assert [events[4][name] for name in ("previous_limit_minor", "new_limit_minor")] == [1000, 0]
+    assert events[6]["cause"] == "COURT_ORDER"
+    assert events[9]["payout_reference"] == "SEPA 2026-0042"
 
 
 def test_the_log_as_lines_and_as_json(daybook: Daybook, account: str) -> None:

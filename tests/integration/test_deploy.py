@@ -37,14 +37,15 @@ from deploy.differences import (
 from deploy.errors import Refused, Unreachable
 from deploy.indices import template_definitions
 from deploy.wanted import DEFAULT_PARTITIONS, subject_definitions, topic_definitions
-from schemas.codec import Codec, ReleasedSchema, newest
+from schemas.codec import Codec
 from schemas.connections import Connections
 from schemas.registry import Registry
+from schemas.released import ReleasedSchema, newest
 from schemas.topics import subject
 from tests.conftest import PARTITIONS
 from tests.processes import environment, until
 
-FREEZE = "daybook.account.command.Freeze"
+UNFREEZE = "daybook.account.command.Unfreeze"
 NOBODY_LISTENS = "127.0.0.1:1"
 TIMEOUT_S = 30
 
@@ -126,7 +127,8 @@ def test_a_new_ledger_gets_all_topics_and_subjects(connections: Connections, clu
     found = apply(connections, partitions=PARTITIONS)
     kinds = [MissingTopic] * len(wanted) + [MissingSubject] * len(newest()) + [MissingTemplate] * 2
     assert [type(one) for one in found] == kinds
-    assert cluster.partitions() == {topic.name: PARTITIONS for topic in wanted}
+    assert cluster.partitions() == {topic.name: topic.partitions for topic in wanted}
+    assert [topic.name for topic in wanted if topic.partitions != PARTITIONS] == [connections.topics.checkpoints]
     for topic in wanted:
         assert topic.configs.items() <= cluster.configs(topic.name).items()
 
@@ -192,7 +194,9 @@ def test_a_changed_partition_count_is_refused_and_nothing_else_is_done(deployed:
     cluster.delete(deployed.topics.parked)
     with pytest.raises(Refused, match=rf"{deployed.topics.events} has {PARTITIONS} partitions, wanted 5"):
         apply(deployed, partitions=5)
-    assert set(cluster.partitions().values()) == {PARTITIONS}
+    found = cluster.partitions()
+    assert found.pop(deployed.topics.checkpoints) == 1
+    assert set(found.values()) == {PARTITIONS}
     assert deployed.topics.parked not in cluster.partitions()
     assert cluster.configs(deployed.topics.events)["retention.ms"] == "1234567890"
 
@@ -224,21 +228,21 @@ def test_the_registry_refuses_an_incompatible_change_of_any_subject(
 
 
 def test_a_lowered_compatibility_is_raised_again(deployed: Connections, registry: SchemaRegistryClient) -> None:
-    freeze = subject(deployed.topics.commands, FREEZE)
-    registry.set_compatibility(freeze, "BACKWARD")
-    assert apply(deployed) == [CompatibilityDiffers(freeze, "BACKWARD")]
-    assert registry.get_compatibility(freeze) == "FULL_TRANSITIVE"
+    unfreeze = subject(deployed.topics.commands, UNFREEZE)
+    registry.set_compatibility(unfreeze, "BACKWARD")
+    assert apply(deployed) == [CompatibilityDiffers(unfreeze, "BACKWARD")]
+    assert registry.get_compatibility(unfreeze) == "FULL_TRANSITIVE"
     assert plan(deployed) == []
 
 
 def test_a_missing_version_joins_those_that_are_there(deployed: Connections, registry: SchemaRegistryClient) -> None:
-    freeze, schema = subject(deployed.topics.commands, FREEZE), newest()[FREEZE]
-    registry.delete_subject(freeze)
-    registry.delete_subject(freeze, permanent=True)
-    registry.set_compatibility(freeze, "FULL_TRANSITIVE")
-    registry.register_schema(freeze, avro(schema, {"name": "until", "type": ["null", "long"], "default": None}))
-    assert apply(deployed) == [MissingSchema(freeze, schema)]
-    assert registry.get_versions(freeze) == [1, 2]
+    unfreeze, schema = subject(deployed.topics.commands, UNFREEZE), newest()[UNFREEZE]
+    registry.delete_subject(unfreeze)
+    registry.delete_subject(unfreeze, permanent=True)
+    registry.set_compatibility(unfreeze, "FULL_TRANSITIVE")
+    registry.register_schema(unfreeze, avro(schema, {"name": "until", "type": ["null", "long"], "default": None}))
+    assert apply(deployed) == [MissingSchema(unfreeze, schema)]
+    assert registry.get_versions(unfreeze) == [1, 2]
     assert plan(deployed) == []
 
 
@@ -246,19 +250,19 @@ def test_a_missing_version_joins_those_that_are_there(deployed: Connections, reg
 def test_a_subject_that_holds_something_else_is_refused(
     connections: Connections, cluster: Cluster, registry: SchemaRegistryClient, level: str
 ) -> None:
-    freeze, schema = subject(connections.topics.commands, FREEZE), newest()[FREEZE]
-    registry.set_compatibility(freeze, level)
-    registry.register_schema(freeze, avro(schema, {"name": "mandatory", "type": "string"}))
+    unfreeze, schema = subject(connections.topics.commands, UNFREEZE), newest()[UNFREEZE]
+    registry.set_compatibility(unfreeze, level)
+    registry.register_schema(unfreeze, avro(schema, {"name": "mandatory", "type": "string"}))
     if level == "FULL_TRANSITIVE":
-        assert IncompatibleSchema(freeze, schema) in plan(connections)
-        with pytest.raises(Refused, match=r"Freeze is not FULL_TRANSITIVE compatible"):
+        assert IncompatibleSchema(unfreeze, schema) in plan(connections)
+        with pytest.raises(Refused, match=r"Unfreeze is not FULL_TRANSITIVE compatible"):
             apply(connections)
         assert cluster.partitions() == {}
     else:
         # Only under its own level does the registry say so, which is set on the way.
-        with pytest.raises(Refused, match=r"v1 of daybook\.account\.command\.Freeze could not be registered"):
+        with pytest.raises(Refused, match=r"v1 of daybook\.account\.command\.Unfreeze could not be registered"):
             apply(connections)
-    assert registry.get_versions(freeze) == [1]
+    assert registry.get_versions(unfreeze) == [1]
 
 
 def test_indices_are_made_as_the_templates_say(deployed: Connections, search: elasticsearch.Elasticsearch) -> None:

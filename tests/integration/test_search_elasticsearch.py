@@ -83,7 +83,7 @@ def test_the_first_batch_makes_indices_documents_and_checkpoints(search: SearchP
         deposited("A-1", 2, 250),
         opened("A-2", "JPY"),
         recorded("A-1", 3, HolderChanged(holder_name="Grace Hopper", holder_email="g@example.org")),
-        recorded("A-1", 4, OverdraftLimitSet(limit_minor=7, currency="EUR")),
+        recorded("A-1", 4, OverdraftLimitSet(previous_limit_minor=0, new_limit_minor=7, currency="EUR")),
         recorded("A-1", 5, AccountFrozen()),
         recorded("A-2", 2, AccountClosed()),
     ]

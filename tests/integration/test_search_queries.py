@@ -209,7 +209,7 @@ def test_what_is_unknown_or_late_is_said(client: Client) -> None:
 def test_a_trail_says_who_what_when_how_much_and_why(client: Client, index: Index) -> None:
     index.put("T-1", 1, AccountCreated(currency="EUR", holder_name="Ada", overdraft_limit_minor=100))
     index.put("T-1", 2, MoneyDeposited(amount_minor=5, currency="EUR", balance_minor=5), reason="found")
-    index.put("T-1", 3, OverdraftLimitSet(limit_minor=7, currency="EUR"), AccountFrozen())
+    index.put("T-1", 3, OverdraftLimitSet(previous_limit_minor=0, new_limit_minor=7, currency="EUR"), AccountFrozen())
     opened, deposited, limited, frozen = client.history("T-1", at_least=4)
     assert (opened.event_type, opened.overdraft_limit, opened.holder_name) == (
         "AccountCreated",

@@ -17,6 +17,7 @@ from typing import Any, Final
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from daybook.audit.keys import generate
 from schemas.connections import Connections
 from schemas.telemetry import probe
 from tests.conftest import PARTITIONS
@@ -75,19 +76,25 @@ def served(
     apply(connections, partitions=PARTITIONS)
     logs = tmp_path_factory.mktemp("telemetry")
     first = free_ports(8)
+    auditors = first + 7
+    generate(logs / "audit.pem")
     env = environment(
         connections,
         DAYBOOK_COMMAND_SERVICE_METRICS_PORT=str(first),
         DAYBOOK_PROJECTOR_METRICS_PORT=str(first + 1),
         DAYBOOK_PROJECTOR_REBUILD_METRICS_PORT=str(first + 5),
         DAYBOOK_ACTIVITY_PORT=str(first + 6),
+        DAYBOOK_AUDITOR_METRICS_PORT=str(auditors),
+        DAYBOOK_AUDIT_KEY_FILE=str(logs / "audit.pem"),
         DAYBOOK_ANALYTICS_COMMIT_INTERVAL_S="0.5",
     )
     processes = [Process("command_service", env=env, log=logs / "service.log")]
     processes += [Process("projectors", name, env=env, log=logs / f"{name}.log") for name in _PROJECTORS]
-    for process in processes:
+    auditor = Process("daybook", "audit", "checkpoint", "--watch", env=env, log=logs / "auditor.log")
+    for process in (*processes, auditor):
         process.start()
     try:
+        until(lambda: got(auditors, "/ready") is not None, lambda: f"readiness:\n{auditor.output[-3000:]}", 180)
         for offset, process in enumerate(processes):
             until(
                 lambda port=first + offset: got(port, "/ready") is not None,
@@ -109,13 +116,15 @@ def served(
         of_rebuild = until(lambda: scraped(first + 5), lambda: f"metrics of the rebuild:\n{rebuild.output}")
         assert rebuild.wait() == 0, rebuild.output
         together: dict[str, set[str]] = {}
-        for found in [of_rebuild, *(scraped(first + offset) for offset in range(len(processes)))]:
+        ports = (auditors, *(first + offset for offset in range(len(processes))))
+        for found in [of_rebuild, *(scraped(port) for port in ports)]:
             for name, labels in found.items():
                 together.setdefault(name, set()).update(labels)
         yield together
     finally:
-        statuses = [process.stop() for process in processes if process.running()]
-    assert statuses == [0] * len(processes), "\n".join(process.output for process in processes)
+        every = (*processes, auditor)
+        statuses = [process.stop() for process in every if process.running()]
+    assert statuses == [0] * len(every), "\n".join(process.output for process in every)
 
 
 def assert_ready(port: int) -> None:

@@ -20,6 +20,7 @@ from deploy.access.compared import compared_credentials, compared_rights
 from deploy.access.kafka import EVERYBODY, Acl, wanted_acls
 from deploy.access.principals import (
     ADMIN,
+    AUDITOR,
     BROKER,
     CLIENT,
     COMMAND_SERVICE,
@@ -52,6 +53,7 @@ def writers(topic: str) -> set[str]:
 def test_the_command_service_alone_writes_what_it_decides() -> None:
     for topic in (TOPICS.events, TOPICS.followups, TOPICS.snapshots, TOPICS.replies, TOPICS.parked):
         assert writers(topic) == {COMMAND_SERVICE}, topic
+    assert writers(TOPICS.checkpoints) == {AUDITOR}
     assert writers(TOPICS.commands) == {COMMAND_SERVICE, CLIENT, OPERATOR}
 
 

@@ -8,17 +8,23 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import pyarrow.dataset as ds
 import pytest
+from pyiceberg.io.pyarrow import schema_to_pyarrow
+from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 
 from daybook.analytics import maintain as maintenance
 from daybook.analytics.catalog import account_events
 from daybook.analytics.maintain import TableBusy, maintain
-from daybook.analytics.query import query
+from daybook.analytics.query import arrow_source, query
+from projectors import analytics, analytics_table
 from projectors.projector import Batch, CheckpointMoved, SinkUnavailable
 from schemas.connections import Connections
+from schemas.events import AccountFrozen, FreezeCause
 from schemas.iceberg import Place, place
 from tests.analytics_table import SOURCE, connections, day_of_trade, filled, projector
+from tests.recorded import batch, opened, recorded
 
 ACCOUNTS = [("A-1", "EUR"), ("A-2", "JPY")]
 NOW = timedelta(0)
@@ -200,3 +206,31 @@ def test_beside_a_live_projector_no_row_is_lost_or_doubled(to: Connections) -> N
         assert place(table.metadata) == Place(str(SOURCE), {0: len(offsets)})
     assert min(done["commits"], done["rewritten"]) >= 40
     assert done["moved"] == 0, "maintenance has not moved the place"
+
+
+def test_files_of_a_release_before_a_column_are_asked_and_compacted_with_those_after_it(
+    to: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before_them:
+        older = Schema(*analytics_table.SCHEMA.fields[:-4])
+        before_them.setattr(analytics_table, "SCHEMA", older)
+        before_them.setattr(analytics_table, "_ADDED", ())
+        before_them.setattr(analytics, "_ARROW", schema_to_pyarrow(older, include_field_ids=False))
+        filled(to, range(2), ACCOUNTS)
+    with account_events(to) as table:
+        assert "cause" not in {field.name for field in table.schema().fields}
+        count = len(rows(table))
+        frozen = recorded("A-9", 2, AccountFrozen(cause=FreezeCause.SANCTIONS))
+        projector(to).apply([batch([opened("A-9"), frozen], base=count)])
+        table.refresh()
+        assert [(f.field_id, f.name) for f in table.schema().fields] == [
+            (f.field_id, f.name) for f in analytics_table.SCHEMA.fields
+        ]
+        sql = "SELECT cause, count(*) AS events FROM account_events GROUP BY cause ORDER BY cause NULLS FIRST"
+        wanted = [(None, count + 1), ("SANCTIONS", 1)]
+        before = rows(table)
+        assert isinstance(arrow_source(table), ds.Dataset)
+        assert query(table, sql).rows == wanted
+        maintain(table, older_than=NOW)
+        assert rows(table) == before
+        assert query(table.refresh(), sql).rows == wanted

@@ -19,7 +19,10 @@ from projectors.projector import Batch, CannotProject, CheckpointMoved, SinkUnav
 from projectors.source import Source
 from schemas.connections import Connections
 from schemas.events import (
+    AccountClosed,
     AccountCreated,
+    AccountFrozen,
+    FreezeCause,
     MoneyDeposited,
     MoneyRefunded,
     MoneyWithdrawn,
@@ -122,13 +125,17 @@ def test_what_a_row_has(to: Connections, table: Table) -> None:
         "withdrawal_sequence": None,
         "partition": 1,
         "offset": 41,
+        "previous_overdraft_limit": None,
+        "previous_overdraft_limit_minor": None,
+        "cause": None,
+        "payout_reference": None,
     }
 
 
 def test_events_that_move_no_money_have_no_amount_and_what_they_set() -> None:
     events = [
         recorded("A-1", 1, AccountCreated(currency="EUR", holder_name="Ada", overdraft_limit_minor=7)),
-        recorded("A-1", 2, OverdraftLimitSet(limit_minor=9, currency="EUR")),
+        recorded("A-1", 2, OverdraftLimitSet(previous_limit_minor=5, new_limit_minor=9, currency="EUR")),
         recorded("A-1", 3, MoneyRefunded(amount_minor=1, currency="EUR", balance_minor=4, withdrawal_sequence=2)),
     ]
     found = rows([batch(events, base=None)])
@@ -257,6 +264,31 @@ def test_a_table_of_something_else_stops_it(to: Connections, table: Table) -> No
 
     with pytest.raises(CannotProject, match=r"column balance_after of daybook\.account_events, .* is missing"):
         projector(to).checkpoint(0)
+
+
+def test_a_table_of_an_older_release_gets_the_columns_it_lacks(to: Connections, table: Table) -> None:
+    projector(to).apply([batch(EVENTS, base=None)])
+    before = table.refresh().schema()
+    with table.update_schema(allow_incompatible_changes=True) as update:
+        for name in ("previous_overdraft_limit", "previous_overdraft_limit_minor", "cause", "payout_reference"):
+            update.delete_column(name)
+    later = [
+        recorded("A-9", 1, OverdraftLimitSet(previous_limit_minor=5, new_limit_minor=9, currency="EUR")),
+        recorded("A-9", 2, AccountFrozen(cause=FreezeCause.COURT_ORDER)),
+        recorded("A-9", 3, AccountClosed(payout_reference="SEPA 7")),
+    ]
+
+    projector(to).apply([batch(later, base=len(EVENTS))])
+
+    assert [field.name for field in table.refresh().schema().fields] == [field.name for field in before.fields]
+    rows = table.scan().to_arrow().sort_by("offset").to_pylist()
+    own = ("overdraft_limit", "previous_overdraft_limit", "previous_overdraft_limit_minor", "cause", "payout_reference")
+    assert [tuple(row[name] for name in own[1:]) for row in rows[: len(EVENTS)]] == [(None,) * 4] * len(EVENTS)
+    assert [tuple(row[name] for name in own) for row in rows[len(EVENTS) :]] == [
+        (Decimal("0.0900"), Decimal("0.0500"), 5, None, None),
+        (None, None, None, "COURT_ORDER", None),
+        (None, None, None, None, "SEPA 7"),
+    ]
 
 
 def test_an_older_copy_of_the_warehouse_is_noticed_when_idle_and_caught_up(to: Connections, tmp_path: Path) -> None:

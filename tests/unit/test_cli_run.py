@@ -173,6 +173,7 @@ def test_a_program_is_left_out_only_where_something_that_it_needs_is_missing() -
     assert supervise.idle(supervise.PROGRAMS, bare) == {
         "balances": "DAYBOOK_REDIS_URL is not set",
         "search": "DAYBOOK_ELASTICSEARCH_URL is not set",
+        "auditor": "DAYBOOK_AUDIT_KEY_FILE is not set",
     }
     assert supervise.is_importable("faust")
     assert not supervise.is_importable("no_such_module")

@@ -18,6 +18,7 @@ from joserfc.jwk import RSAKey
 from deploy.access.passwords import read as read_passwords
 from deploy.access.principals import (
     ADMIN,
+    AUDITOR,
     BROKER,
     CLIENT,
     COMMAND_SERVICE,
@@ -47,6 +48,7 @@ MAY_HOLD: dict[str, set[str]] = {
     "projector-search": {PROJECTOR_SEARCH},
     "projector-analytics": {PROJECTOR_ANALYTICS},
     "projector-activity": {PROJECTOR_ACTIVITY},
+    "auditor": {AUDITOR},
     "daybook": {OPERATOR},
     "admin": {ADMIN},
     "operator": {OPERATOR},
@@ -159,10 +161,25 @@ def test_each_folder_holds_what_its_service_needs_and_nobody_elses_password(made
 def test_private_keys_are_where_they_are_used_alone(made: Path) -> None:
     for name, text in contents(made / ".secrets").items():
         folder = name.partition("/")[0]
-        assert ("PRIVATE KEY" in text) <= (folder == "keys" or folder in SERVERS), name
+        assert ("PRIVATE KEY" in text) <= (folder in ("keys", "auditor") or folder in SERVERS), name
     signing = {(made / ".secrets/keys" / name).read_text() for name in ("registry.key", "authority.tls.key")}
     for name, text in contents(made / ".secrets").items():
         assert name.startswith("keys/") or not any(key in text for key in signing), name
+
+
+def test_the_auditor_alone_signs_and_whoever_verifies_has_the_public_key(made: Path) -> None:
+    private, public = ((made / ".secrets/keys" / name).read_text() for name in ("audit.pem", "audit.pem.pub"))
+    found = contents(made / ".secrets")
+    assert {name for name, text in found.items() if text == private} == {"keys/audit.pem", "auditor/audit.pem"}
+    assert {name.partition("/")[0] for name, text in found.items() if text == public} == {
+        *("keys", "auditor", "daybook", "operator")
+    }
+    inside = dotenv_values(made / ".secrets/auditor/env")
+    assert inside["DAYBOOK_AUDIT_KEY_FILE"] == "/run/daybook/audit.pem"
+    assert inside["DAYBOOK_AUDIT_PUBLIC_KEY_FILE"] == "/run/daybook/audit.pem.pub"
+    outside = dotenv_values(made / ".secrets/operator/env")
+    assert Path(outside["DAYBOOK_AUDIT_PUBLIC_KEY_FILE"] or "").read_text() == public
+    assert "DAYBOOK_AUDIT_KEY_FILE" not in outside
 
 
 def test_only_who_deploys_has_a_token_that_may_write_schemas(made: Path) -> None:

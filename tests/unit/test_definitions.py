@@ -25,8 +25,8 @@ from deploy.errors import Refused
 from deploy.indices import PRIORITY, TemplateDefinition, template_definitions
 from deploy.wanted import TopicDefinition, subject_definitions, topic_definitions
 from projectors.search_documents import AccountDocument, EventDocument
-from schemas.codec import released
 from schemas.readmodels import CHECKPOINT_FIELD, Indices
+from schemas.released import released
 from schemas.topics import Topics
 
 TOPICS = Topics("eu")
@@ -46,8 +46,10 @@ def differences(found: FoundTopic | None, brokers: int = 1, replication: int | N
     return list(compared([WANTED], FoundCluster(brokers, topics), replication))
 
 
-def test_every_topic_of_the_contract_is_defined_with_the_same_count() -> None:
-    assert {topic.name: topic.partitions for topic in topic_definitions(TOPICS, 12)} == dict.fromkeys(
+def test_every_topic_of_the_contract_is_defined_with_the_same_count_but_for_the_one_row_of_checkpoints() -> None:
+    found = {topic.name: topic.partitions for topic in topic_definitions(TOPICS, 12)}
+    assert found.pop("eu.account.checkpoints") == 1
+    assert found == dict.fromkeys(
         [
             "eu.account.commands",
             "eu.account.followups",
@@ -82,6 +84,11 @@ def test_what_is_passed_on_is_deleted_by_age(topic: str, retention_ms: int) -> N
 def test_what_is_kept_is_compacted_and_never_deleted_by_age_or_size(topic: str) -> None:
     configs = definition(topic).configs
     assert (configs["cleanup.policy"], configs["retention.ms"], configs["retention.bytes"]) == ("compact", "-1", "-1")
+
+
+def test_checkpoints_are_kept_for_ever_each_of_them() -> None:
+    configs = definition(TOPICS.checkpoints).configs
+    assert (configs["cleanup.policy"], configs["retention.ms"], configs["retention.bytes"]) == ("delete", "-1", "-1")
 
 
 def test_alerts_that_are_given_again_are_compacted_and_old_ones_deleted() -> None:

@@ -23,7 +23,7 @@ from schemas.connections import NotConfigured
 from schemas.telemetry import traces
 from schemas.telemetry.traces import TRACEPARENT, Tracer
 from schemas.topics import Topics
-from tests.unit.known_records import codec_of
+from tests.unit.known_records import PACKING, codec_of
 from tests.unit.memory_registry import MemoryRegistry
 from tests.wire import deposit, opening
 
@@ -85,7 +85,7 @@ def test_closing_does_not_wait_for_a_collector_that_does_not_answer(
 
 def decided(codec: Codec, tracer: Tracer | None) -> Outcomes:
     handler, outcomes = Handler(codec, TOPICS, 1, max_command_bytes=2_000, tracer=tracer), Outcomes()
-    overlay = Overlay(PartitionState(Answers(capacity=1000, window=3_600_000_000)))
+    overlay = Overlay(PartitionState(Answers(capacity=1000, window=3_600_000_000), PACKING))
     refused = deposit("A-2", 5)
     commands: list[AnyCommand] = [opening("A-1"), refused, refused]
     for offset, command in enumerate(commands):
