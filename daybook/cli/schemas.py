@@ -84,7 +84,11 @@ def graph(
     """
     from daybook.evolution.graph import dot, lines, nodes  # noqa: PLC0415
 
-    found = nodes()
+    try:
+        found = nodes()
+    except (ValueError, KeyError, TypeError) as error:
+        say(f"error: the schemas cannot be read: {error}. `daybook schemas check` says where")
+        raise typer.Exit(REFUSED) from error
     if as_json:
         for node in found:
             print_json(node.record())

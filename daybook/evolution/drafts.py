@@ -9,6 +9,7 @@ from pathlib import Path
 from daybook.errors import DaybookError
 from daybook.evolution.check import HASHES, file_name, load, own_part, read_hashes
 from daybook.evolution.checkout import Checkout
+from schemas.released import is_command, is_event
 from schemas.upcasters import UPCASTERS, NoPath, Version, end, path
 
 
@@ -44,6 +45,8 @@ def new_version(checkout: Checkout, name: str, *, major: bool) -> Draft:
         raise NoDraft(f"{error}: `daybook schemas check` says more") from error
     # Of several majors, the one that is written today.
     (current,) = ends if len(ends) == 1 else (max(found),)
+    if major and not (is_event(current.name) or is_command(current.name)):
+        raise NoDraft(f"only events and commands have next majors: whoever reads {current.name} goes by its full name")
     file = checkout.schemas / file_name(*current)
     if file.name not in read_hashes(checkout.schemas / HASHES):
         raise NoDraft(f"{file} is not in {HASHES}: it is a draft itself, to be finished first")

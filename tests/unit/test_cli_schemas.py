@@ -10,7 +10,7 @@ import pytest
 from daybook.cli import main
 from daybook.cli.phrases import phrase
 from daybook.cli.searching import what
-from daybook.evolution import checkout
+from daybook.evolution import checkout, graph
 from daybook.search import audit_entry
 from projectors.search_documents import event_document
 from schemas.events import AccountClosed, AccountFrozen, Event, FreezeCause, OverdraftLimitSet
@@ -70,6 +70,17 @@ def test_the_graph_in_its_three_forms(capsys: pytest.CaptureFixture[str]) -> Non
     assert {node["name"] for node in nodes} == {line.split()[0] for line in text.splitlines()}
     assert run("schemas", "graph", "--dot") == 0
     assert capsys.readouterr().out.startswith("digraph schemas {")
+
+
+def test_a_graph_of_what_cannot_be_read_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        json.loads("{")
+
+    monkeypatch.setattr(graph, "released", broken)
+    assert run("schemas", "graph") == 1
+    assert "the schemas cannot be read: Expecting property name" in capsys.readouterr().err
 
 
 def test_an_unknown_cause_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
