@@ -36,7 +36,7 @@ class Kind(StrEnum):
     INDEX = "index"
     """The audit index lacks an event, has one too many, or another than the log."""
     SNAPSHOT = "snapshot"
-    """A snapshot is not the state that the events before it lead to."""
+    """A snapshot is not the state that the events before it lead to, or is newer than they are."""
 
 
 @dataclass(frozen=True, slots=True)

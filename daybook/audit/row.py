@@ -183,15 +183,6 @@ class Row:
         return None
 
 
-def wrong_in_row(row: Iterable[Checkpoint]) -> Iterator[Finding]:
-    """The first place where a checkpoint does not follow from the one before."""
-    checked = Row()
-    for checkpoint in row:
-        found = checked.follows(checkpoint)
-        if found is not None:
-            yield found
-
-
 def wrong_elsewhere(kept: Iterable[Named], row: Mapping[int, Checkpoint], count: int) -> Iterator[Finding]:
     """Which of the checkpoints that were kept elsewhere are not in the row as they were. `row` has at least those of
     their numbers that there are, of `count` altogether."""

@@ -67,7 +67,6 @@ class Auditor:
                 if self._records.refused:
                     raise NotConfigured(str(error)) from error
                 raise
-            self._log = identity(connections, timeout_s=_REQUEST_TIMEOUT_S)
             self._codec = Codec(opened.enter_context(schema_registry.registry(connections)))
             try:
                 self._codec.look_up_checkpoints(connections.topics.checkpoints)
@@ -111,7 +110,9 @@ class Auditor:
             Unreachable, ReadTimeout, UnreadableRecord: what was to be read could not be; trying again may help.
         """
         events = self._connections.topics.events
-        before = self._before()
+        # Asked each time: a topic that was made anew meanwhile is another log.
+        log = identity(self._connections, timeout_s=_REQUEST_TIMEOUT_S)
+        before = self._before(log)
         count = self._records.partitions(events)
         ends = self._records.ends(events, range(count))
         trees = {tree.partition: tree for tree in before.partitions} if before is not None else {}
@@ -129,14 +130,14 @@ class Auditor:
             done += ends[partition] - start
         if before is not None and sum(tree.size for tree in found) == before.events:
             return before, False
-        made = self._signed(before, tuple(found))
+        made = self._signed(log, before, tuple(found))
         self._write(made)
         return made, True
 
-    def _before(self) -> Checkpoint | None:
+    def _before(self, log: str) -> Checkpoint | None:
         before = row.newest(self._connections, self._records, self._codec)
         if before is not None:
-            for finding in row.wrong_alone(row.Named(row.name_of(before), before), self._trusted, self._log):
+            for finding in row.wrong_alone(row.Named(row.name_of(before), before), self._trusted, log):
                 raise CheckpointRefused(
                     f"{finding.message}. No checkpoint may follow it: `daybook audit verify` says more"
                 )
@@ -162,10 +163,10 @@ class Auditor:
                 tell("hashing", done + (message.offset() or 0) - start, total)
         return PartitionTree(partition=partition, offset=end, size=tree.size, root=tree.root(), frontier=tree.frontier)
 
-    def _signed(self, before: Checkpoint | None, trees: tuple[PartitionTree, ...]) -> Checkpoint:
+    def _signed(self, log: str, before: Checkpoint | None, trees: tuple[PartitionTree, ...]) -> Checkpoint:
         return signed(
             self._key,
-            log=self._log,
+            log=log,
             number=1 if before is None else before.number + 1,
             taken_at=time.time_ns() // 1000,
             previous=FIRST_PREVIOUS if before is None else row.hash_of(before),

@@ -6,7 +6,8 @@ import multiprocessing
 import os
 import queue
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
@@ -44,7 +45,8 @@ def verify(tasks: Sequence[Task], jobs: int, tell: Callable[[int], None]) -> lis
     Raises: what `daybook.audit.task.verify` does; `DaybookError` when a worker died.
     """
     if min(len(tasks), jobs) <= 1 or sum(one.end for one in tasks) < _WORTH_IT:
-        return [task.verify(one, tell) for one in tasks]
+        with ExitStack() as opened:
+            return [task.verify(one, using, tell) for one, using in _opened(opened, tasks)]
     # The largest first, so that none is begun last that keeps the others waiting.
     context = multiprocessing.get_context("spawn")
     waiting: Queue[Task | None] = context.Queue()
@@ -98,12 +100,20 @@ def _work(waiting: Queue[Task | None], told: Queue[Message]) -> None:
     """The process: takes tasks until there is none, or one fails."""
     # Ctrl-C reaches every process of the terminal's group: the one that started this ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    while (one := waiting.get()) is not None:
-        try:
-            told.put(task.verify(one, told.put))
-        except (DaybookError, NotConfigured) as error:
-            told.put(_failed(error))
-            return
+    try:
+        with ExitStack() as opened:
+            for one, using in _opened(opened, iter(waiting.get, None)):
+                told.put(task.verify(one, using, told.put))
+    except (DaybookError, NotConfigured) as error:
+        told.put(_failed(error))
+
+
+def _opened(opened: ExitStack, tasks: Iterable[Task]) -> Iterator[tuple[Task, task.Reading]]:
+    """Each task with what it is read with, which is the same for all of one process."""
+    using: task.Reading | None = None
+    for one in tasks:
+        using = using or opened.enter_context(task.reading(one.connections))
+        yield one, using
 
 
 def _failed(error: Exception) -> Failed:

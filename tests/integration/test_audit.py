@@ -88,7 +88,10 @@ def daybook(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
     return command
 
 
-def deployed(connections: Connections) -> History:
+def deployed(connections: Connections, *, index: bool = False) -> History:
+    """A new ledger; its search indices, which take seconds to make, only where they are asked for."""
+    if not index:
+        connections = connections.model_copy(update={"elasticsearch_url": None})
     apply(connections, partitions=PARTITIONS)
     return History(connections)
 
@@ -119,12 +122,13 @@ class Tampered:
         return self.history.connections
 
 
-CHANGED, REMOVED, SWAPPED, CUT, REWRITTEN, DOCUMENT = 1, 2, 3, 4, 5, 6
+CHANGED, REMOVED, SWAPPED, CUT, REWRITTEN, DOCUMENT, FULL = 1, 2, 3, 4, 5, 6, 7
+FORGED = "A"
 
 
 @pytest.fixture(scope="module")
 def tampered(new_connections: Callable[[], Connections], key: SigningKey) -> Tampered:
-    history = deployed(new_connections())
+    history = deployed(new_connections(), index=True)
     honest = {partition: history.account(account, EVENTS) for partition, account in ACCOUNTS.items()}
     now: dict[int, list[Record]] = {partition: list(records) for partition, records in honest.items()}
     third = honest[CHANGED][2]
@@ -143,6 +147,9 @@ def tampered(new_connections: Callable[[], Connections], key: SigningKey) -> Tam
             doc={"amount_minor": 5},
             refresh=True,
         )
+        # It says that it stands where another does, and comes before that one.
+        forged = {"account_id": FORGED, "sequence": 9, "partition": FULL, "offset": 2}
+        client.index(index=history.connections.indices.account_events, id=f"{FORGED}/9", document=forged, refresh=True)
     first = history.checkpoint(key, {partition: records[:2] for partition, records in honest.items()}, PARTITIONS)
     second = history.checkpoint(key, honest, PARTITIONS, first)
     history.keep(first, second)
@@ -200,6 +207,7 @@ def test_the_index_names_them_as_well_and_a_document_that_was_changed(tampered: 
         (ACCOUNTS[CUT], 5),
         (ACCOUNTS[REWRITTEN], 3),
         (ACCOUNTS[DOCUMENT], 3),
+        (FORGED, 9),
     }
     # The accounts 0 and 7 in full; of the others, up to what differs and after it.
     assert report.indexed is not None
@@ -299,13 +307,15 @@ def test_checkpoints_follow_one_another_and_prove_each_event(
         assert proof.returncode == 0, proof.stderr
         proofs[sequence] = tmp_path / f"{sequence}.json"
         proofs[sequence].write_text(proof.stdout)
-        # Nothing of the environment: no server is known.
-        checked = offline("audit", "check", str(proofs[sequence]), "--public-key", public, folder=tmp_path)
+        checked = daybook("audit", "check", str(proofs[sequence]), "--public-key", public, connections=connections)
         assert checked.returncode == 0, checked.stderr
         assert f"proven: event {ACCOUNTS[0]}/{sequence} is event {sequence} of 5 in partition 0" in checked.stdout
+    # Nothing of the environment: no server is known.
+    away = offline("audit", "check", str(proofs[4]), "--public-key", public, folder=tmp_path)
+    assert (away.returncode, away.stdout) == (0, checked.stdout), away.stderr
     forged = proofs[4].read_text().replace('"size": 5', '"size": 6')
     proofs[4].write_text(forged)
-    checked = offline("audit", "check", str(proofs[4]), "--public-key", public, folder=tmp_path)
+    checked = daybook("audit", "check", str(proofs[4]), "--public-key", public, connections=connections)
     assert checked.returncode == 1
     assert "not proven: tree:" in checked.stderr
     # What was exported before the second still holds, and the whole is sound.
@@ -329,7 +339,7 @@ def replace_signature(checkpoint: Checkpoint, written: dict[str, Any]) -> Checkp
 
 
 def test_the_index_may_lag_and_is_said_to(new_connections: Callable[[], Connections]) -> None:
-    history = deployed(new_connections())
+    history = deployed(new_connections(), index=True)
     log = {0: history.account(ACCOUNTS[0], 5)}
     history.write(log)
     missing = verified(history.connections, None, index=True)

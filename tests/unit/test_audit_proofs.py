@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from msgspec.structs import replace
 
 from daybook.audit import merkle
-from daybook.audit.findings import Kind
+from daybook.audit.findings import Finding, Kind
 from daybook.audit.formats import (
     InvalidFile,
     NoFile,
@@ -26,7 +26,7 @@ from daybook.audit.formats import (
 )
 from daybook.audit.keys import InvalidKey, PublicKeys, SigningKey, generate, public_file
 from daybook.audit.proving import NotProven, check
-from daybook.audit.row import Named, wrong_alone, wrong_elsewhere, wrong_in_row
+from daybook.audit.row import Named, Row, wrong_alone, wrong_elsewhere
 from schemas.checkpoints import Checkpoint, partition_leaf, statement_of
 from schemas.reading import canonical_form
 from tests.unit.audited import LOG, checkpoint_of, history, leaf_of, tree_of
@@ -183,6 +183,11 @@ def test_what_is_signed_is_the_text_that_the_documentation_gives(checkpoint: Che
     ]
 
 
+def wrong_in_row(checkpoints: list[Checkpoint]) -> list[Finding]:
+    row = Row()
+    return [found for checkpoint in checkpoints if (found := row.follows(checkpoint)) is not None]
+
+
 def test_a_row_is_sound_and_each_way_of_changing_it_is_named(key: SigningKey, tmp_path: Path) -> None:
     first = checkpoint_of(key, [tree_of(HISTORY[:3])])
     second = checkpoint_of(key, [tree_of(HISTORY[:6])], first)
@@ -192,7 +197,7 @@ def test_a_row_is_sound_and_each_way_of_changing_it_is_named(key: SigningKey, tm
     def alone(checkpoint: Checkpoint, log: str = LOG) -> list[Kind]:
         return [finding.kind for finding in wrong_alone(Named("it", checkpoint), key.public, log)]
 
-    assert [list(wrong_in_row(row)), *(alone(one) for one in row)] == [[], [], [], []]
+    assert [wrong_in_row(row), *(alone(one) for one in row)] == [[], [], [], []]
     assert list(wrong_elsewhere([Named("kept", second)], {2: second}, 3)) == []
 
     assert [f.kind for f in wrong_in_row([first, third])] == [Kind.ROW]
