@@ -18,7 +18,9 @@ from command_service.accounts import Entry, Overlay
 from command_service.answers import Answer, command_key, fingerprint
 from command_service.domain.account import Decision, decide, evolve
 from command_service.domain.refusals import Code, Rejection
+from command_service.packing import SnapshotDamaged
 from command_service.records import Headers, Outgoing, headers, origin, place
+from command_service.spill import SpillFailed
 from schemas.codec import Codec, Undecodable
 from schemas.commands import AnyCommand, CommandReply, CommandStatus
 from schemas.events import CHAIN_START, Event, event_id
@@ -72,6 +74,7 @@ class Handler:
 
         Raises:
             RegistryUnavailable: its schema is not known here and cannot be asked for; the record is untouched.
+            SnapshotDamaged, SpillFailed: what is held of its account cannot be had.
         """
         value = record.value()
         if value is not None and len(value) > self._max_command_bytes:
@@ -90,6 +93,9 @@ class Handler:
         span = None if self._tracer is None else self._traced(self._tracer, record, command, outcomes)
         try:
             self._answer(command, home, overlay, now, outcomes, span)
+        except (SnapshotDamaged, SpillFailed):
+            # The state cannot be had, which is no fault of the command.
+            raise
         except Exception as error:
             # Whatever goes wrong between decoding and encoding is a defect of ours, of which the record is the
             # witness. It is kept in full, and the other accounts' commands go on.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
@@ -36,10 +37,14 @@ class Replay:
         self._states = states
         self._marks: dict[int, RestoreMark] = {}
         self._stale: set[int] = set()
+        self._deleted: set[int] = set()
+        """Partitions of which a snapshot was deleted, and not all were written anew since."""
+        self._read: Counter[int] = Counter()
         self._behind: dict[str, tuple[int, str]] = {}
         """Accounts whose snapshots are newer than the events seen so far, with the last of these and its place."""
         self.events = 0
         self.snapshots = 0
+        """How many snapshots the states were taken from. Those that were read and not used do not count."""
 
     def read(self, message: Message) -> None:
         """Take one record. Raises `LogDamaged`, `SnapshotDamaged` or `RegistryUnavailable`."""
@@ -66,9 +71,15 @@ class Replay:
             # A service with another fingerprint wrote after us, or somebody deleted: what was marked may be no more.
             self._marks.pop(partition, None)
             self._stale.add(partition)
+            if value is None and key == MARK_KEY:
+                # All snapshots follow it, until the next mark.
+                self._deleted.discard(partition)
+            elif value is None:
+                # A service that runs does not see it, and its next mark does not speak of this account.
+                self._deleted.add(partition)
         elif key != MARK_KEY:
             state.put_snapshot(key.decode(errors="replace"), value)
-            self.snapshots += 1
+            self._read[partition] += 1
         else:
             try:
                 self._marks[partition] = self._packing.codec.decode_mark(value)
@@ -81,19 +92,21 @@ class Replay:
 
         `log` is where the events of each partition begin and end.
         """
-        metrics.RESTORED_SNAPSHOTS.inc(self.snapshots)
         starts = {}
         for partition, state in self._states.items():
             mark, (begin, end) = self._marks.get(partition), log[partition]
             why = None
             if mark is None:
                 why = "they are another program's, or no round of them was finished"
+            elif partition in self._deleted:
+                why = "one was deleted before the mark"
             elif state.count < mark.accounts:
                 why = f"there are {state.count} of {mark.accounts}"
             elif not begin <= mark.events_offset <= end:
                 why = f"the events up to offset {mark.events_offset} are in them, but the log ends at {end}"
             if mark is not None and why is None:
                 starts[partition] = mark.events_offset
+                self.snapshots += self._read[partition]
                 continue
             if state.count or partition in self._stale:
                 _log.warning(
@@ -105,6 +118,7 @@ class Replay:
             state.forget_accounts()
             state.covered = False
             starts[partition] = begin
+        metrics.RESTORED_SNAPSHOTS.inc(self.snapshots)
         return starts
 
     def _event(self, message: Message, state: PartitionState) -> None:

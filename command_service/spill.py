@@ -95,11 +95,16 @@ class SpillStore:
     """Packed accounts on the disk. Some of them may have come back to memory since, and be newer there."""
 
     def __init__(self, folder: Path) -> None:
+        """Raises: `SpillFailed`."""
         # Most ledgers fit into memory and never load it.
         from rocksdict import Rdict, WriteBatch, WriteOptions  # noqa: PLC0415
 
         self._folder = folder
-        self._store: Rdict = Rdict(str(folder), _options())
+        try:
+            self._store: Rdict = Rdict(str(folder), _options())
+        except Exception as error:
+            # As below.
+            raise SpillFailed(f"no store can be made at {folder}: {error}. {_REMEDY}") from error
         unlogged = WriteOptions()
         unlogged.disable_wal = True  # type: ignore[method-assign, assignment]
         self._store.set_write_options(unlogged)

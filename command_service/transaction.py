@@ -196,10 +196,10 @@ class CommandService:
         about = self._handler.about(batch[0]) | {"commands": len(batch), "offsets": _spans_of(batch)} if batch else {}
         _log.warning("aborted %d commands from %s on, to be decided again: %s", len(batch), first, error, extra=about)
         if self._aborts >= _ABORTS:
+            what = "what this command leads to" if batch else "snapshots"
             raise TooManyFailures(
-                f"{first}: what this command leads to could not be written in {_ABORTS} attempts, the last time for: "
-                f"{error}. Are the topics as `daybook deploy apply --check` wants them, and may this service write "
-                "to them?"
+                f"{first}: {what} could not be written in {_ABORTS} attempts, the last time for: {error}. Are the "
+                "topics as `daybook deploy apply --check` wants them, and may this service write to them?"
             ) from error
         self._batch = max(1, len(batch) // 2)
         self._stopping.wait(_ABORT_WAIT_S * (self._aborts - 1))

@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterator
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from command_service.domain.account import evolve
-from command_service.packing import Entry, Packing
 from schemas.connections import Connections
-from schemas.snapshots import MARK_KEY
 from tests.conftest import PARTITIONS
 from tests.faults.test_command_service_faults import check_every_command_has_one_outcome, load
 from tests.processes import Process, environment, until
+from tests.snapshotted import check_snapshots
 from tests.wire import Wire, configure, opening, read_all
 
 pytestmark = pytest.mark.faults
@@ -42,33 +40,13 @@ def snapshotting(wire: Wire, instance: int = 0, **more: str) -> dict[str, str]:
     return environment(wire.connections, **(names | more))
 
 
-def check_snapshots(wire: Wire) -> int:
-    """Every snapshot, superseded ones as well, is what the events up to its sequence give; returns how many marks."""
-    streams = wire.events()
-    marks = 0
-    for message in read_all(wire.connections, wire.topics.snapshots):
-        if message.key() == MARK_KEY:
-            marks += message.value() is not None
-            continue
-        account_id = message.key().decode()
-        snapshot = wire.codec.decode_snapshot(message.value())
-        state, last = None, None
-        for last in streams[account_id][: snapshot.sequence]:
-            state = evolve(state, last.event)
-        assert state is not None
-        assert last is not None
-        expected = Entry(state, last.chain_hash, last.recorded_at)
-        assert Packing(wire.codec, snapshot.fingerprint, "").unpack(account_id, message.value()) == expected
-    return marks
-
-
 def test_kills_in_the_middle_of_rounds_and_takeovers_cost_no_event_and_leave_no_wrong_snapshot(
     wire: Wire, start: Callable[..., Process]
 ) -> None:
     services = [start("command_service", env=snapshotting(wire, n)) for n in (0, 1)]
     for service in services:
         service.said("assigned partitions")
-    commands = load([f"K-{n}" for n in range(200)], 1_500, seed=7)
+    commands = load([f"K-{n}" for n in range(200)], 1_000, seed=7)
     dice = random.Random(7)
     size = len(commands) // 2
 

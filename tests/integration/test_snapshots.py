@@ -8,16 +8,14 @@ from collections.abc import Callable, Iterator
 import pytest
 from confluent_kafka import Message, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
-from msgspec.structs import replace
 
-from command_service.domain.account import evolve
-from command_service.packing import Entry, Packing
 from schemas.commands import Refund
 from schemas.connections import Connections
 from schemas.snapshots import MARK_KEY, RestoreMark
 from schemas.topics import partition_of
 from tests.conftest import PARTITIONS
 from tests.processes import Process, environment, until
+from tests.snapshotted import check_snapshots
 from tests.wire import Wire, deposit, make, opening, read_all, withdrawal
 
 EVERY = 20
@@ -102,37 +100,11 @@ def test_a_restart_reads_the_snapshots_and_only_the_events_after_the_mark(wire: 
     wire.decide(deposit(ACCOUNT, 1))
     again(service)
 
-    assert restored(service)[::2] == (1, 0), "before a stop, what is nearly due is written"
+    assert restored(service) == (1, 2, 0), "before a stop, what is nearly due is written"
+    assert check_snapshots(wire) == 2
 
 
-def test_snapshots_are_what_the_events_say(wire: Wire, service: Process) -> None:
-    accounts = [f"S-{n}" for n in range(60)]
-    wire.decide(
-        *(opening(a) for a in accounts), *(deposit(a, 5) for a in accounts), *(withdrawal(a, 2) for a in accounts)
-    )
-    until(lambda: len({m.partition() for m in all_marks(wire)}) == PARTITIONS, "mark of each partition", 30)
-    streams = wire.events()
-
-    newest = {m.key().decode(): m for m in read_all(wire.connections, wire.topics.snapshots) if m.key() != MARK_KEY}
-
-    assert newest.keys() == set(accounts)
-    for account_id, message in newest.items():
-        snapshot = wire.codec.decode_snapshot(message.value())
-        state, last = None, None
-        for last in streams[account_id][: snapshot.sequence]:
-            state = evolve(state, last.event)
-        assert state is not None
-        assert last is not None
-        packing = Packing(wire.codec, snapshot.fingerprint, "")
-        expected = Entry(state, last.chain_hash, last.recorded_at)
-        assert packing.unpack(account_id, message.value() or b"") == expected
-
-
-def all_marks(wire: Wire) -> list[Message]:
-    return [m for m in read_all(wire.connections, wire.topics.snapshots) if m.key() == MARK_KEY and m.value()]
-
-
-def test_what_another_program_wrote_or_somebody_deleted_is_written_anew(wire: Wire, service: Process) -> None:
+def test_what_another_program_wrote_is_written_anew(wire: Wire, service: Process) -> None:
     wire.decide(opening(ACCOUNT), *(deposit(ACCOUNT, n) for n in range(1, EVERY)))
     first = a_mark(wire)
     # As a release with another way to compute states would, in the middle of its first round.
@@ -142,23 +114,11 @@ def test_what_another_program_wrote_or_somebody_deleted_is_written_anew(wire: Wi
 
     again(service)
 
-    assert restored(service)[2] == EVERY, "all events were read"
+    assert restored(service) == (1, 0, EVERY), "all events were read, and no snapshot was used"
     assert "the snapshots are not used" in service.output
-    until(lambda: [m.value() for m in written(wire) if m.key() == MARK_KEY].count(None) >= 1, "mark taken back", 30)
-    newest = until(lambda: written(wire)[-1].key() == MARK_KEY and written(wire)[-1], "new mark", 30)
-    second = wire.codec.decode_mark(newest.value())
-    assert second.fingerprint == first.fingerprint
-    again(service)
-    assert restored(service)[2] == 0
-
-    # Somebody deletes a snapshot, or the mark.
-    put(wire, ACCOUNT.encode(), None)
-    again(service)
-    assert restored(service)[::2] == (1, EVERY)
-    a_mark(wire, after=second.taken_at)
-    put(wire, MARK_KEY, None)
-    again(service)
-    assert restored(service)[::2] == (1, EVERY)
+    assert a_mark(wire, after=first.taken_at).fingerprint == first.fingerprint
+    taken_back = [m.value() for m in written(wire) if m.key() == MARK_KEY].count(None)
+    assert taken_back == 2, "before the first round, which is of all accounts, and before this one"
 
 
 def test_a_damaged_snapshot_is_named_with_what_to_do_and_costs_nothing(
@@ -181,10 +141,7 @@ def test_a_damaged_snapshot_is_named_with_what_to_do_and_costs_nothing(
     (reply,) = wire.await_replies(paid)
     assert reply.sequence == EVERY + 1
     a_mark(wire, after=found.taken_at)
-    assert healed.stop() == 0
-    service.start()
-    service.said(RESTORED, times=3)
-    assert restored(service)[1] >= 1
+    assert restored(healed) == (1, 0, EVERY)
 
 
 def test_a_topic_of_events_made_anew_is_another_one(wire: Wire, service: Process) -> None:
@@ -202,26 +159,3 @@ def test_a_topic_of_events_made_anew_is_another_one(wire: Wire, service: Process
     (reply,) = wire.decide(deposit(ACCOUNT, 1))
 
     assert reply.code == "account_not_found"
-
-
-def test_an_account_that_the_log_lost_events_of_is_named(wire: Wire, service: Process) -> None:
-    """As brokers that lost the end of the log leave it, and somebody then wrote on: the snapshot is newer."""
-    wire.decide(opening(ACCOUNT), *(deposit(ACCOUNT, n) for n in range(1, EVERY)))
-    found = a_mark(wire)
-    assert service.stop() == 0
-    snapshot = wire.codec.decode_snapshot(
-        next(m.value() for m in reversed(written(wire)) if m.key() == ACCOUNT.encode())
-    )
-    codec = wire.codec
-    codec.look_up_snapshots(wire.topics.snapshots)
-    put(wire, ACCOUNT.encode(), codec.encode_snapshot(replace(snapshot, sequence=snapshot.sequence + 2)))
-    last = [m for m in read_all(wire.connections, wire.topics.events) if m.partition() == HOME][-1]
-    producer = Producer(wire.connections.kafka())
-    producer.produce(wire.topics.events, last.value(), f"{ACCOUNT}/{EVERY + 1}".encode(), HOME)
-    assert producer.flush(30) == 0
-    assert found.events_offset <= last.offset() + 2
-
-    service.start()
-
-    assert service.wait() == 1
-    assert f"event {EVERY + 1} of account {ACCOUNT}, whose snapshot is newer" in service.output

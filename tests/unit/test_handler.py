@@ -10,6 +10,7 @@ from command_service.accounts import Overlay, PartitionState
 from command_service.answers import Answers
 from command_service.handler import Handler, Outcomes
 from command_service.records import Outgoing
+from command_service.spill import SpillFailed
 from schemas.codec import Codec
 from schemas.commands import AnyCommand
 from schemas.topics import Topics, partition_of
@@ -45,6 +46,20 @@ def record(codec: Codec, command: AnyCommand, partition: int = HOME) -> Message:
 
 def sent_to(outcomes: Outcomes, topic: str) -> list[Outgoing]:
     return [outgoing for outgoing in outcomes.outgoing if outgoing.topic == topic]
+
+
+def test_a_command_is_not_parked_because_the_disk_failed(
+    codec: Codec, handler: Handler, state: PartitionState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise SpillFailed("the disk is full")
+
+    overlay, outcomes = Overlay(state), Outcomes()
+    # Where the account lives was found out before.
+    monkeypatch.setattr(handler, "_answer", failing)
+    with pytest.raises(SpillFailed):
+        handler.handle(record(codec, deposit("A-1", 5)), overlay, NOW, outcomes)
+    assert outcomes.outgoing == []
 
 
 def test_a_batch_that_is_decided_again_after_an_abort_leads_to_the_same_events_but_for_the_time(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from command_service.packing import Entry, Packing, SnapshotDamaged
 from command_service.records import Outgoing
 from command_service.rounds import Rounds
 from command_service.samples import Samples, SnapshotDiffers
-from command_service.spill import SpillFolder
+from command_service.spill import SpillFailed, SpillFolder
 from schemas.commands import AnyCommand
 from schemas.events import CHAIN_START, EVENT_TYPES
 from schemas.snapshots import MARK_KEY
@@ -174,6 +175,15 @@ def test_what_a_killed_process_left_behind_is_removed_and_nobody_elses(tmp_path:
     store.close()
     another.close()
     living.close()
+
+
+def test_a_store_that_cannot_be_made_says_what_to_do(spill: SpillFolder, tmp_path: Path) -> None:
+    spill.store().close()
+    (own,) = tmp_path.iterdir()
+    shutil.rmtree(own)
+    own.touch()
+    with pytest.raises(SpillFailed, match="DAYBOOK_COMMAND_SERVICE_SPILL_DIR"):
+        spill.store()
 
 
 def test_a_round_writes_what_changed_and_then_the_mark() -> None:
