@@ -38,8 +38,9 @@ from schemas.telemetry.traces import Tracer
 _log: Final = logging.getLogger(__name__)
 
 _FAILURES: Final = 5
-_FAILURES_WITHIN_S: Final = 120.0
-"""So many lost producers in so short a time are not an accident: the process ends, and says so."""
+_FAILURES_WITHIN_S: Final = 180.0
+"""So many beginnings in so short a time are not an accident: the process ends, and says so. Five questions to brokers
+that wait out their 30 s one after the other are within it: a new process asks with new clients."""
 
 _ABORTS: Final = 20
 _ABORT_WAIT_S: Final = 0.1
