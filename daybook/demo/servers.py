@@ -70,6 +70,8 @@ def _stack(folder: Path, console: Console, cleanup: ExitStack) -> tuple[Connecti
         elasticsearch_url=found["DAYBOOK_ELASTICSEARCH_URL"],
         iceberg_catalog=found["DAYBOOK_ICEBERG_CATALOG"],
         iceberg_warehouse=found["DAYBOOK_ICEBERG_WAREHOUSE"],
+        # A stack that an earlier release made has no key.
+        audit_key_file=found.get("DAYBOOK_AUDIT_KEY_FILE"),
         namespace="",
     )
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("DAYBOOK_")}
