@@ -281,15 +281,8 @@ class SearchIndex:
         # The projector keeps its place in documents of the same index, which are no accounts.
         return self._read(found.body, account_view) if "account_id" in found["_source"] else None
 
-    def _read(self, hit: Mapping[str, Any], read: Callable[[Mapping[str, Any]], T]) -> T:
-        try:
-            return read(hit["_source"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UnreadableRecord(
-                f"document {hit['_id']} of {hit['_index']} in Elasticsearch at {self._address}",
-                f"it is not what the search projector writes ({type(error).__name__}: {error}); "
-                "`daybook rebuild search` makes the indices anew",
-            ) from error
+    def _read(self, hit: Mapping[str, Any], what: Callable[[Mapping[str, Any]], T]) -> T:
+        return read_hit(self._address, hit, what)
 
     @contextmanager
     def _answering(self, index: str) -> Iterator[None]:
@@ -318,6 +311,18 @@ def address(connections: Connections) -> str:
     """Where Elasticsearch is, for people to read: without its password. Raises: `NotConfigured`."""
     parts = urlsplit(connections.elasticsearch()["hosts"])
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def read_hit(where: str, hit: Mapping[str, Any], what: Callable[[Mapping[str, Any]], T]) -> T:
+    """What a hit's document says. Raises: `UnreadableRecord`, when it is none of ours."""
+    try:
+        return what(hit["_source"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnreadableRecord(
+            f"document {hit['_id']} of {hit['_index']} in Elasticsearch at {where}",
+            f"it is not what the search projector writes ({type(error).__name__}: {error}); "
+            "`daybook rebuild search` makes the indices anew",
+        ) from error
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from datetime import datetime, timedelta
 from typing import Any, Final, Self
 
 from elasticsearch import Elasticsearch
@@ -16,8 +15,8 @@ from msgspec.structs import asdict
 
 from daybook.audit.findings import Finding, Kind
 from daybook.audit.partition import Findings
-from daybook.models import EPOCH
 from daybook.search import address, answering, connect
+from daybook.timetravel.documents import micros_if_time
 from schemas.connections import Connections
 from schemas.events import RecordedEvent
 
@@ -150,7 +149,7 @@ class Trail:
         for name, value in wanted.items():
             there = found.get(name)
             if name in _TIMES:
-                there = _micros(there)
+                there = micros_if_time(there)
             if there == value or (there is None and name in _LATER):
                 continue
             self._differs(recorded, offset, name, value, there)
@@ -242,11 +241,3 @@ def document(recorded: RecordedEvent, partition: int, offset: int) -> dict[str, 
     }
     own = {_NAMES.get(name, name): value for name, value in asdict(recorded.event).items()}
     return fields | common | own
-
-
-def _micros(value: Any) -> Any:
-    """A time of a document in microseconds, or what stands there if it is none."""
-    try:
-        return (datetime.fromisoformat(value) - EPOCH) // timedelta(microseconds=1)
-    except (TypeError, ValueError):
-        return value

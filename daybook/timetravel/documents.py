@@ -53,6 +53,14 @@ def micros(text: str) -> int:
     return (datetime.fromisoformat(text) - EPOCH) // _MICROSECOND
 
 
+def micros_if_time(value: Any) -> Any:
+    """The same of whatever stands there, which stays as it is if it is no time: for comparing."""
+    try:
+        return micros(value)
+    except (TypeError, ValueError):
+        return value
+
+
 def _event(document: Mapping[str, Any]) -> Event:
     event_type = _TYPES[document["event_type"]]
     values: dict[str, Any] = {}

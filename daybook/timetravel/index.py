@@ -16,7 +16,7 @@ from daybook.errors import DaybookError, Unreachable, UnreadableRecord
 from daybook.log import LoggedEvent, log_identity
 from daybook.positions import SEARCH, position
 from daybook.progress import Progress, Tell, untold
-from daybook.search import address, answering, connect
+from daybook.search import address, answering, connect, read_hit
 from daybook.timetravel.documents import logged_event
 from daybook.timetravel.points import Point, UpToSequence
 from daybook.timetravel.stream import NOTHING_KNOWN, Known
@@ -125,14 +125,7 @@ class AuditIndex:
 
     def read(self, hit: Hit, what: Callable[[Mapping[str, Any]], T]) -> T:
         """What a hit's document says. Raises: `UnreadableRecord`, when it is none of ours."""
-        try:
-            return what(hit["_source"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UnreadableRecord(
-                f"document {hit['_id']} of {hit['_index']} in Elasticsearch at {self._address}",
-                f"it is not what the search projector writes ({type(error).__name__}: {error}); "
-                "`daybook rebuild search` makes the indices anew",
-            ) from error
+        return read_hit(self._address, hit, what)
 
     @contextmanager
     def answering(self) -> Iterator[None]:

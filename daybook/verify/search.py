@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final, assert_never
 
@@ -12,9 +11,9 @@ from elasticsearch import Elasticsearch
 
 from daybook.fold import Account, Fold
 from daybook.log import LoggedEvent
-from daybook.models import EPOCH
 from daybook.positions import SEARCH
 from daybook.search import address, answering, connect
+from daybook.timetravel.documents import micros_if_time
 from daybook.verify.differences import compare_all, differs, extra, missing
 from daybook.verify.sides import Ahead, Side
 from schemas.connections import Connections
@@ -246,13 +245,5 @@ def _compare_account(hit: Hit, account: Account) -> None:
 
 
 def _compare(item: str, expected: Mapping[str, object], hit: Hit) -> None:
-    found = {name: _micros(value) if name in _TIMES else value for name, value in hit["_source"].items()}
+    found = {name: micros_if_time(value) if name in _TIMES else value for name, value in hit["_source"].items()}
     compare_all(item, expected, found)
-
-
-def _micros(value: Any) -> Any:
-    """A time of a document in microseconds, or what stands there if it is none."""
-    try:
-        return (datetime.fromisoformat(value) - EPOCH) // timedelta(microseconds=1)
-    except (TypeError, ValueError):
-        return value
