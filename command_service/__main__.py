@@ -24,6 +24,7 @@ from command_service.spill import SpillFailed
 from command_service.transaction import CommandService, TooManyFailures
 from command_service.vitals import Vitals
 from schemas.codec import Codec
+from schemas.commands import FOLLOW_UP_TYPES
 from schemas.connections import Connections, NotConfigured
 from schemas.login import LoginWatch
 from schemas.registry import Registry, SchemaNotRegistered, look_up_patiently
@@ -140,8 +141,9 @@ def _look_up(codec: Codec, topics: Topics) -> None:
     codec.look_up_events(topics.events)
     codec.look_up_replies(topics.replies)
     codec.look_up_snapshots(topics.snapshots)
-    # Commands are only read here; knowing their schemas, the service does not depend on the registry later.
+    # Clients' commands are only read here; knowing their schemas, the service does not depend on the registry later.
     codec.look_up_commands(topics.commands)
+    codec.look_up_commands(topics.followups, FOLLOW_UP_TYPES)
 
 
 if __name__ == "__main__":

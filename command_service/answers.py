@@ -11,6 +11,7 @@ from msgspec.msgpack import Encoder
 from msgspec.structs import replace
 
 from schemas.commands import AnyCommand
+from schemas.topics import FOLLOW_UP_FINGERPRINT
 
 FINGERPRINT_BYTES: Final = 8
 
@@ -37,9 +38,14 @@ def fingerprint(command: AnyCommand) -> bytes:
     return blake2b(type(command).__name__.encode() + _pack(asked), digest_size=FINGERPRINT_BYTES).digest()
 
 
-def command_key(command_id: str) -> bytes:
-    """A command's UUID as its 16 bytes: half the memory of its text, and the same for either case of its letters."""
-    return bytes.fromhex(command_id.replace("-", ""))
+def command_key(command_id: str, asked: bytes) -> bytes:
+    """Under what the answer to a command is remembered, given its UUID and its fingerprint.
+
+    It is the 16 bytes of the id: half the memory of its text, and the same for either case of its letters. Follow-ups
+    are apart: their ids can be foretold, and a client that used one first would have the money stay in transit.
+    """
+    key = bytes.fromhex(command_id.replace("-", ""))
+    return key + b"f" if asked == FOLLOW_UP_FINGERPRINT else key
 
 
 _OVERHEAD_BYTES: Final = 250

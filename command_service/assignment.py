@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
@@ -45,8 +46,16 @@ _LOOK_EVERY_S: Final = 1.0
 """How stale the lag is at most, which is a look into the client's memory."""
 
 
+Place = tuple[str, int]
+"""A topic and one of its partitions."""
+
+
+def place_of(record: Message) -> Place:
+    return str(record.topic()), int(record.partition() or 0)
+
+
 class CommandsUnreadable(Exception):
-    """The consumer cannot go on: what comes next on the commands topic is not given out."""
+    """The consumer cannot go on: what comes next on a topic of commands is not given out."""
 
 
 class _Interrupted(Exception):
@@ -71,11 +80,11 @@ class Assignment:
         self._vitals = vitals
         self._lag_at = 0.0
         self._spill = SpillFolder(settings.spill_dir)
-        self.topic = connections.topics.commands
+        self._topics = (connections.topics.commands, connections.topics.followups)
         self.states: dict[int, PartitionState] = {}
         """The committed state of each partition that commands are taken from."""
         self._assigned: set[int] = set()
-        self._next: dict[int, int] = {}
+        self._next: dict[Place, int] = {}
         self._consumer = Consumer(
             connections.kafka(
                 group_id=connections.topics.command_service_group,
@@ -108,7 +117,7 @@ class Assignment:
     def subscribe(self) -> None:
         """Ask the group for partitions; they come inside `take` or `restore`."""
         self._consumer.subscribe(
-            [self.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+            list(self._topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
         )
 
     def give_back(self) -> None:
@@ -123,7 +132,7 @@ class Assignment:
         self._spill.close()
 
     def take(self, most: int, *, wait: bool = True) -> tuple[list[Message], Any]:
-        """The commands that are there, at most so many, and the group's metadata of that moment.
+        """The commands and follow-ups that are there, at most so many, and the group's metadata of that moment.
 
         The first is waited for a little, the others are what has come meanwhile: a lone command is not held up, and
         under load batches grow. Without `wait` there may be none at once. Messages that were fetched from partitions
@@ -142,15 +151,15 @@ class Assignment:
         group = self._consumer.consumer_group_metadata()
         return [message for message in messages if self._is_ours(message)], group
 
-    def advance(self, offsets: dict[int, int]) -> None:
+    def advance(self, offsets: dict[Place, int]) -> None:
         """Note that the commands before these offsets are committed."""
         self._next.update(offsets)
         # They were decided, so no schema is waited for.
         self._vitals.hindered(None)
 
-    def next_offset(self, partition: int) -> int:
-        """The first command of a partition that is not committed."""
-        return self._next[partition]
+    def unmoved(self, partitions: Iterable[int]) -> dict[Place, int]:
+        """The first client's command that is not committed, of some partitions."""
+        return {(self._topics[0], partition): self._next[self._topics[0], partition] for partition in partitions}
 
     def events_end(self, partition: int) -> int:
         """The offset before which all events of a partition are committed or aborted. Raises `KafkaException`."""
@@ -165,19 +174,22 @@ class Assignment:
         if now - self._lag_at < _LOOK_EVERY_S:
             return
         self._lag_at = now
-        self._vitals.brokers.look(self._consumer, self.topic)
-        for partition, offset in self._next.items():
+        self._vitals.brokers.look(self._consumer, self._topics[0])
+        lags: dict[int, int] = {}
+        for (topic, partition), offset in self._next.items():
             try:
-                _, end = self._consumer.get_watermark_offsets(TopicPartition(self.topic, partition), cached=True)
+                _, end = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), cached=True)
             except KafkaException:
                 # The client does not know it yet; the work does not depend on it.
                 continue
-            metrics.LAG.labels(partition).set(max(0, end - offset))
+            lags[partition] = lags.get(partition, 0) + max(0, end - offset)
+        for partition, lag in lags.items():
+            metrics.LAG.labels(partition).set(lag)
 
     def rewind(self) -> None:
         """Read again from the first command that is not committed. Raises `KafkaException` where that cannot be."""
-        for partition, offset in self._next.items():
-            self._consumer.seek(TopicPartition(self.topic, partition, offset))
+        for (topic, partition), offset in self._next.items():
+            self._consumer.seek(TopicPartition(topic, partition, offset))
 
     def await_registry(self, error: RegistryUnavailable) -> None:
         """Wait a second for a registry that is down, as a member of the group, and read again what is not committed."""
@@ -260,7 +272,7 @@ class Assignment:
         Until then nothing is assigned to the consumer, rather than paused: librdkafka loses an assignment that a pause
         follows within moments (confluentinc/librdkafka#2190), and now and then a resumption (#5591).
         """
-        self._consumer.assign([TopicPartition(self.topic, p, offset) for p, offset in self._next.items()])
+        self._consumer.assign([TopicPartition(*place, offset) for place, offset in self._next.items()])
 
     def _is_ours(self, message: Message) -> bool:
         error = message.error()
@@ -274,20 +286,41 @@ class Assignment:
             # librdkafka goes on by itself after any other error, such as a broker that is away.
             _log.warning("consumer: %s", error)
             return False
-        partition = int(message.partition() or 0)
-        return partition in self.states and int(message.offset() or 0) >= self._next[partition]
+        begin = self._next.get(place_of(message))
+        return begin is not None and int(message.offset() or 0) >= begin
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Note where to go on. Nothing is fetched until the state is restored."""
         consumer.assign([])
+        if not self._belong_together(partitions):
+            return
         for place in consumer.committed(partitions, _REQUEST_TIMEOUT_S):
             self._vitals.pulse.beat("asking where to go on in a partition that was assigned")
             if place.error is not None:
                 raise KafkaException(place.error)
-            self._next[place.partition] = self._begin(consumer, place)
+            self._next[place.topic, place.partition] = self._begin(consumer, place)
         self._assigned = {place.partition for place in partitions}
+        self._vitals.hindered(None)
         self._vitals.assigned(self._assigned)
         _log.info("assigned partitions %s", sorted(self._assigned))
+
+    def _belong_together(self, partitions: list[TopicPartition]) -> bool:
+        """Whether the same partitions of both topics were assigned, as they are to members that read both.
+
+        While an instance of a release without follow-ups is in the group, they are not: two instances would decide on
+        the same accounts.
+        """
+        of_each = [{place.partition for place in partitions if place.topic == topic} for topic in self._topics]
+        if of_each[0] == of_each[1]:
+            return True
+        why = (
+            f"the group {self._connections.topics.command_service_group} assigned partitions {sorted(of_each[0])} of "
+            f"{self._topics[0]} but {sorted(of_each[1])} of {self._topics[1]}: an instance of an earlier release is "
+            "still in it. Nothing is taken until it has left"
+        )
+        self._vitals.hindered(why)
+        _log.warning(why)
+        return False
 
     def _begin(self, consumer: Consumer, committed: TopicPartition) -> int:
         """Where to go on, given the stable committed offset (negative: there is none)."""
@@ -295,15 +328,15 @@ class Assignment:
         low, end = consumer.get_watermark_offsets(committed, _REQUEST_TIMEOUT_S)
         if committed.offset > end:
             raise CommandsUnreadable(
-                f"{self.topic} partition {committed.partition}: offset {committed.offset} is committed, but the log "
-                f"ends at {end}. Commands were lost with a broker, or the offsets of the group "
+                f"{committed.topic} partition {committed.partition}: offset {committed.offset} is committed, but the "
+                f"log ends at {end}. Commands were lost with a broker, or the offsets of the group "
                 f"{self._connections.topics.command_service_group} were moved: set them with kafka-consumer-groups.sh"
             )
         if 0 <= committed.offset < low:
             metrics.EXPIRED.inc(low - committed.offset)
             _log.error(
                 "%s partition %d: the commands at offsets %d to %d were removed by retention before they were read",
-                *(self.topic, committed.partition, committed.offset, low - 1),
+                *(committed.topic, committed.partition, committed.offset, low - 1),
             )
         return max(committed.offset, low)
 

@@ -17,7 +17,7 @@ from typing import Final, cast
 from msgspec.structs import fields
 
 from command_service import packing
-from command_service.domain import account, withdrawals
+from command_service.domain import account, transfers, withdrawals
 from schemas import upcasters
 from schemas.events import EVENT_TYPES
 from schemas.released import is_event, released
@@ -28,6 +28,7 @@ _CODE: Final[tuple[tuple[str, ModuleType | type | FunctionType], ...]] = (
     ("status", account.Status),
     ("evolve", cast(FunctionType, account.evolve)),
     ("withdrawals", withdrawals),
+    ("transfers", transfers),
     ("packing", packing),
     ("upcasters", upcasters),
     *((event_type.__name__, event_type) for event_type in EVENT_TYPES),
@@ -56,7 +57,7 @@ def digest(parts: list[tuple[str, bytes]]) -> bytes:
 
 
 def _code() -> Iterator[tuple[str, bytes]]:
-    for state in (account.Account, withdrawals.Withdrawals):
+    for state in (account.Account, withdrawals.Withdrawals, transfers.Transfers):
         yield f"fields of {state.__name__}", " ".join(field.name for field in fields(state)).encode()
     for name, piece in _CODE:
         yield f"source of {name}", inspect.getsource(piece).encode()

@@ -1,4 +1,4 @@
-"""One command's way: decode, route, dedupe, decide, evolve, encode.
+"""One command's way: decode, route, dedupe, decide, evolve, encode, react.
 
 Nothing is sent here: what a command leads to is collected, and the transaction sends it. So a batch can be decided
 before its transaction begins, and decided again after an abort.
@@ -18,16 +18,25 @@ from command_service.accounts import Entry, Overlay
 from command_service.answers import Answer, command_key, fingerprint
 from command_service.domain.account import Decision, decide, evolve
 from command_service.domain.refusals import Code, Rejection
+from command_service.domain.transfers import react, react_to_refusal
 from command_service.packing import SnapshotDamaged
 from command_service.records import Headers, Outgoing, headers, origin, place
 from command_service.spill import SpillFailed
 from schemas.codec import Codec, Undecodable
-from schemas.commands import AnyCommand, CommandReply, CommandStatus
-from schemas.events import CHAIN_START, Event, event_id
+from schemas.commands import (
+    AnyCommand,
+    CommandReply,
+    CommandStatus,
+    CompleteTransfer,
+    FollowUp,
+    ReceiveTransfer,
+    ReturnTransfer,
+)
+from schemas.events import CHAIN_START, Event, RecordedEvent, TransferReceived, TransferSent, event_id
 from schemas.registry import RegistryUnavailable
 from schemas.telemetry.latencies import issued_at_header
 from schemas.telemetry.traces import TRACEPARENT, Span, Tracer, parent
-from schemas.topics import FINGERPRINT_HEADER, REPLAYED_HEADER, Topics, event_key, partition_of
+from schemas.topics import FINGERPRINT_HEADER, FOLLOW_UP_FINGERPRINT, REPLAYED_HEADER, Topics, event_key, partition_of
 
 _log: Final = logging.getLogger(__name__)
 
@@ -48,6 +57,7 @@ class Outcomes:
     answered: dict[tuple[str, str], int] = field(default_factory=dict)
     parked: dict[str, int] = field(default_factory=dict)
     forwarded: int = 0
+    follow_ups: dict[str, int] = field(default_factory=dict)
     issued_us: list[int] = field(default_factory=list)
     """When the commands were issued that are answered for the first time."""
     spans: list[Span] = field(default_factory=list)
@@ -70,14 +80,18 @@ class Handler:
         self._tracer = tracer
 
     def handle(self, record: Message, overlay: Overlay, now: int, outcomes: Outcomes) -> None:
-        """Add what a record of the commands topic leads to. `now` is in microseconds since the Unix epoch.
+        """Add what a record of the commands topic, or of that of follow-ups, leads to.
+
+        `now` is in microseconds since the Unix epoch.
 
         Raises:
             RegistryUnavailable: its schema is not known here and cannot be asked for; the record is untouched.
             SnapshotDamaged, SpillFailed: what is held of its account cannot be had.
         """
         value = record.value()
-        if value is not None and len(value) > self._max_command_bytes:
+        is_follow_up = record.topic() == self._topics.followups
+        # What follows from a command that was accepted may be longer than it by a little.
+        if not is_follow_up and value is not None and len(value) > self._max_command_bytes:
             detail = f"the command has {len(value)} bytes; at most {self._max_command_bytes} are accepted"
             self._park(record, "oversize", detail, outcomes)
             return
@@ -86,13 +100,22 @@ class Handler:
         except Undecodable as error:
             self._park(record, error.reason, str(error), outcomes)
             return
+        if is_follow_up and not isinstance(command, FollowUp):
+            detail = f"{type(command).__name__} is a client's command: it belongs on {self._topics.commands}"
+            self._park(record, "not_a_follow_up", detail, outcomes)
+            return
         home = self._home(command.account_id, record, overlay)
         if home != record.partition():
             self._forward(record, home, outcomes)
             return
         span = None if self._tracer is None else self._traced(self._tracer, record, command, outcomes)
         try:
-            self._answer(command, home, overlay, now, outcomes, span)
+            if isinstance(command, FollowUp) and not is_follow_up:
+                self._turn_away(command, home, overlay, now, outcomes, span)
+            elif isinstance(command, CompleteTransfer | ReturnTransfer):
+                self._settle(command, home, overlay, now, outcomes, span)
+            else:
+                self._answer(command, home, overlay, now, outcomes, span)
         except (SnapshotDamaged, SpillFailed):
             # The state cannot be had, which is no fault of the command.
             raise
@@ -148,7 +171,8 @@ class Handler:
         span: Span | None,
     ) -> None:
         trace = _trace(span)
-        key, asked = command_key(command.command_id), fingerprint(command)
+        asked = FOLLOW_UP_FINGERPRINT if isinstance(command, FollowUp) else fingerprint(command)
+        key = command_key(command.command_id, asked)
         earlier = overlay.answer(key)
         if earlier is not None and earlier.fingerprint == asked:
             again: Headers = [(FINGERPRINT_HEADER, asked), (REPLAYED_HEADER, b"1"), *trace]
@@ -163,25 +187,32 @@ class Handler:
                 Code.COMMAND_ID_REUSED,
                 "this command id was used for another command: every new intention needs an id of its own",
             )
-            reply = self._encode_reply(command, entry, refusal, now)
-            # Without a fingerprint, so that a restore does not take it for the id's first answer.
-            outcomes.outgoing.append(self._reply_record(command, partition, reply, trace or None))
-            self._refused(command, refusal, outcomes, span)
+            self._refuse_aside(command, partition, entry, refusal, now, outcomes, span)
             return
+        # Clocks differ between instances; neither within an account's stream does time run backwards, nor from one
+        # account's event to what follows from it on another.
         if entry is not None:
-            # Clocks differ between instances; within an account's stream time does not run backwards.
             now = max(now, entry.recorded_at)
+        if isinstance(command, ReceiveTransfer):
+            now = max(now, command.issued_at)
         decision = decide(entry.account if entry else None, command, now)
         events: list[Outgoing] = []
+        asks: list[FollowUp] = []
         if not isinstance(decision, Rejection) and decision:
             answered = len(outcomes.issued_us)
             measured = answered <= _MEASURED or answered % _MEASURED_EVERY == 0
-            entry, events = self._record(command, partition, entry, decision, now, trace, measured=measured)
+            entry, events, asks = self._record(command, partition, entry, decision, now, trace, measured=measured)
+        elif isinstance(decision, Rejection) and isinstance(command, ReceiveTransfer):
+            asks = [react_to_refusal(command, decision, now)]
+        follow_ups = [self._follow_up(asked, trace) for asked in asks]
         reply = self._encode_reply(command, entry, decision, now)
         # Nothing can fail from here on: a command is either recorded and answered, or neither.
         if events and entry is not None:
             overlay.put(command.account_id, entry, [event.value or b"" for event in events])
             outcomes.outgoing.extend(events)
+        outcomes.outgoing.extend(follow_ups)
+        for each in asks:
+            outcomes.follow_ups[type(each).__name__] = outcomes.follow_ups.get(type(each).__name__, 0) + 1
         overlay.remember(key, Answer(reply, asked, now))
         outcomes.outgoing.append(self._reply_record(command, partition, reply, [(FINGERPRINT_HEADER, asked), *trace]))
         if isinstance(decision, Rejection):
@@ -189,6 +220,69 @@ class Handler:
         else:
             outcomes.count("accepted")
             _note(span, "accepted")
+
+    def _settle(
+        self,
+        command: CompleteTransfer | ReturnTransfer,
+        partition: int,
+        overlay: Overlay,
+        now: int,
+        outcomes: Outcomes,
+        span: Span | None,
+    ) -> None:
+        """End a transfer at its source. Given again it finds nothing in transit, so its id need not be remembered."""
+        entry = overlay.entry(command.account_id)
+        now = max(now, command.issued_at, entry.recorded_at if entry else 0)
+        decision = decide(entry.account if entry else None, command, now)
+        if isinstance(decision, Rejection):
+            # Money is in transit from an account that cannot have it back: somebody must look.
+            raise ValueError(f"{decision.code}: {decision.message}")  # noqa: TRY004 - it is no matter of types
+        trace = _trace(span)
+        events: list[Outgoing] = []
+        if decision:
+            entry, events, _ = self._record(command, partition, entry, decision, now, trace, measured=False)
+        # Whoever waits for the transfer is told that the money is back.
+        reply = self._encode_reply(command, entry, decision, now) if isinstance(command, ReturnTransfer) else None
+        if events and entry is not None:
+            overlay.put(command.account_id, entry, [event.value or b"" for event in events])
+            outcomes.outgoing.extend(events)
+        if reply is not None:
+            asked: Headers = [(FINGERPRINT_HEADER, FOLLOW_UP_FINGERPRINT), *trace]
+            outcomes.outgoing.append(self._reply_record(command, partition, reply, asked))
+        outcomes.count("accepted")
+        _note(span, "accepted")
+
+    def _turn_away(
+        self,
+        command: FollowUp,
+        partition: int,
+        overlay: Overlay,
+        now: int,
+        outcomes: Outcomes,
+        span: Span | None,
+    ) -> None:
+        """Refuse a follow-up that somebody else gave. It is not remembered, since the real one may have the same id."""
+        refusal = Rejection(
+            Code.NOT_A_CLIENT_COMMAND,
+            f"{type(command).__name__} is for the command service alone to give; Transfer sends money",
+        )
+        self._refuse_aside(command, partition, overlay.entry(command.account_id), refusal, now, outcomes, span)
+
+    def _refuse_aside(
+        self,
+        command: AnyCommand,
+        partition: int,
+        entry: Entry | None,
+        refusal: Rejection,
+        now: int,
+        outcomes: Outcomes,
+        span: Span | None,
+    ) -> None:
+        """Refuse a command whose id stands, or may stand, for another one: this is not the id's first answer."""
+        reply = self._encode_reply(command, entry, refusal, now)
+        # Without a fingerprint, so that a restore does not take it for that either.
+        outcomes.outgoing.append(self._reply_record(command, partition, reply, _trace(span) or None))
+        self._refused(command, refusal, outcomes, span)
 
     def _refused(self, command: AnyCommand, refusal: Rejection, outcomes: Outcomes, span: Span | None) -> None:
         outcomes.count("refused", refusal.code)
@@ -211,10 +305,12 @@ class Handler:
         trace: Headers,
         *,
         measured: bool,
-    ) -> tuple[Entry, list[Outgoing]]:
-        """The account after the events, and the events as records of its stream."""
+    ) -> tuple[Entry, list[Outgoing], list[FollowUp]]:
+        """The account after the events, the events as records of its stream, and what they ask of other accounts."""
         account, chain_hash = (entry.account, entry.chain_hash) if entry else (None, CHAIN_START)
-        records = []
+        cause = command.causation_id if isinstance(command, FollowUp) else command.command_id
+        records: list[Outgoing] = []
+        asks: list[FollowUp] = []
         with_headers = [*trace, issued_at_header(command.issued_at)] if measured else trace or None
         for index, event in enumerate(events):
             account = evolve(account, event)
@@ -227,15 +323,29 @@ class Handler:
                 "user_id": command.user_id,
                 "command_id": command.command_id,
                 "correlation_id": command.correlation_id or command.command_id,
-                "causation_id": command.command_id,
+                "causation_id": cause,
                 "reason": command.reason,
             }
             value, chain_hash = self._codec.encode_event(event, common, chain_hash)
             key = event_key(command.account_id, account.sequence)
             records.append(Outgoing(self._topics.events, partition, key, value, with_headers))
+            if isinstance(event, TransferSent | TransferReceived):
+                asked = react(RecordedEvent(**common, chain_hash=chain_hash, event=event))  # type: ignore[arg-type]
+                if asked is not None:
+                    asks.append(asked)
         if account is None:
             raise ValueError("a decision without events changes nothing")
-        return Entry(account, chain_hash, now), records
+        return Entry(account, chain_hash, now), records, asks
+
+    def _follow_up(self, command: FollowUp, trace: Headers) -> Outgoing:
+        """A follow-up as a record, on the partition of the account that it is for."""
+        return Outgoing(
+            self._topics.followups,
+            partition_of(command.account_id, self._partitions),
+            command.account_id.encode(),
+            self._codec.encode_command(command),
+            trace or None,
+        )
 
     def _encode_reply(self, command: AnyCommand, entry: Entry | None, decision: Decision, now: int) -> bytes:
         refusal = decision if isinstance(decision, Rejection) else None
@@ -261,7 +371,8 @@ class Handler:
 
     def _forward(self, record: Message, home: int, outcomes: Outcomes) -> None:
         """Send a command, byte for byte, to the partition of its account, where it will be decided."""
-        outcomes.outgoing.append(Outgoing(self._topics.commands, home, record.key(), record.value(), headers(record)))
+        topic = str(record.topic())
+        outcomes.outgoing.append(Outgoing(topic, home, record.key(), record.value(), headers(record)))
         outcomes.forwarded += 1
 
     def _park(

@@ -15,6 +15,9 @@ COMMANDS: Final = Counter(
 )
 PARKED: Final = Counter("daybook_parked_total", "Records parked, by reason", ["reason"])
 FORWARDED: Final = Counter("daybook_forwarded_total", "Commands that arrived on another partition than their account's")
+FOLLOW_UPS: Final = Counter(
+    "daybook_follow_ups_total", "Follow-up commands given to other accounts, by what they ask", ["command"]
+)
 BATCH: Final = Histogram(
     "daybook_batch_commands",
     "Commands in one transaction",
@@ -28,7 +31,9 @@ ISSUED_TO_COMMITTED: Final = LatencyHistogram(
 )
 LAST_COMMIT: Final = Gauge("daybook_last_commit_timestamp_seconds", "When the last transaction was committed")
 LAG: Final = Gauge(
-    "daybook_command_lag_offsets", "Offsets of the commands topic that are left to read, by partition", ["partition"]
+    "daybook_command_lag_offsets",
+    "Offsets of the commands and follow-ups topics that are left to read, by partition",
+    ["partition"],
 )
 ABORTED: Final = Counter("daybook_transactions_aborted_total", "Transactions given up, to be decided again")
 REBUILT: Final = Counter("daybook_producers_rebuilt_total", "Transactional producers replaced by a new one")

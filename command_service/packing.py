@@ -11,6 +11,7 @@ from typing import Final
 from msgspec import Struct
 
 from command_service.domain.account import Account, Status
+from command_service.domain.transfers import Transfers
 from command_service.domain.withdrawals import Withdrawals
 from schemas.codec import HEADER_BYTES, Codec, Undecodable
 from schemas.snapshots import FINGERPRINT_BYTES, AccountSnapshot
@@ -61,6 +62,9 @@ class Packing:
                 holder_email=account.holder_email,
                 withdrawals=account.withdrawals.packed,
                 withdrawals_forgotten=account.withdrawals.forgotten,
+                in_transit_minor=account.in_transit_minor,
+                transfers_open=account.transfers.open,
+                transfers_settled=account.transfers.settled,
             )
         )
 
@@ -79,6 +83,8 @@ class Packing:
                 holder_name=snapshot.holder_name,
                 holder_email=snapshot.holder_email,
                 withdrawals=Withdrawals(snapshot.withdrawals, snapshot.withdrawals_forgotten),
+                in_transit_minor=snapshot.in_transit_minor,
+                transfers=Transfers(snapshot.transfers_open, snapshot.transfers_settled),
             )
         except (Undecodable, ValueError) as error:
             raise SnapshotDamaged(

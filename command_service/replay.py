@@ -189,9 +189,9 @@ def _reply(message: Message, answers: Answers) -> None:
     if not isinstance(asked, bytes) or value is None or key is None:
         return
     try:
-        command_id = command_key(key.decode())
+        remembered = command_key(key.decode(), asked)
     except ValueError as error:
         _log.warning("passed over %s, which is no reply: its key is not a command's UUID: %s", origin(message), error)
         return
     _, timestamp_ms = message.timestamp()
-    answers.remember(command_id, Answer(value, asked, timestamp_ms * 1000))
+    answers.remember(remembered, Answer(value, asked, timestamp_ms * 1000))

@@ -2,8 +2,8 @@
 
 1. Take the commands that are there, of the partitions that are ours, and the group's metadata of that moment.
 2. Decide each on an overlay over the committed state.
-3. In one transaction send the events, replies, parked and forwarded records, the snapshots that are due, and the
-   consumed offsets.
+3. In one transaction send the events, follow-ups, replies, parked and forwarded records, the snapshots that are due,
+   and the consumed offsets.
 4. Once the commit has returned, the overlay becomes the committed state.
 
 When the transaction is aborted, the overlay is dropped and the batch is read again, in smaller parts. When the producer
@@ -22,7 +22,7 @@ from confluent_kafka import KafkaException, Message
 
 from command_service import metrics
 from command_service.accounts import Overlay
-from command_service.assignment import Assignment, CommandsUnreadable
+from command_service.assignment import Assignment, CommandsUnreadable, Place, place_of
 from command_service.handler import Handler, Outcomes
 from command_service.producer import ProducerLost, TransactionAborted, TransactionalProducer
 from command_service.records import origin
@@ -133,7 +133,7 @@ class CommandService:
         now = now_micros()
         outcomes = Outcomes()
         overlays: dict[int, Overlay] = {}
-        offsets: dict[int, int] = {}
+        offsets: dict[Place, int] = {}
         unavailable: RegistryUnavailable | None = None
         for message in batch:
             partition = int(message.partition() or 0)
@@ -145,12 +145,11 @@ class CommandService:
             except RegistryUnavailable as error:
                 unavailable = error
                 break
-            offsets[partition] = int(message.offset() or 0) + 1
+            offsets[place_of(message)] = int(message.offset() or 0) + 1
         due = self._rounds.due(self._assignment.states, len(batch))
         if offsets or due.parts:
             # Those of snapshots as well, though they do not move: by them a service is found out that has lost them.
-            unmoved = {p: self._assignment.next_offset(p) for p in due.parts}
-            places = {(self._assignment.topic, partition): offset for partition, offset in (unmoved | offsets).items()}
+            places = self._assignment.unmoved(due.parts) | offsets
             try:
                 with metrics.TRANSACTION.time():
                     self._producer.transact([*outcomes.outgoing, *due.records], places, group)
@@ -241,7 +240,7 @@ def _spans_of(batch: list[Message]) -> dict[str, list[int]]:
     spans: dict[str, list[int]] = {}
     for message in batch:
         offset = int(message.offset() or 0)
-        spans.setdefault(str(message.partition()), [offset, offset])[1] = offset
+        spans.setdefault(f"{message.topic()} {message.partition()}", [offset, offset])[1] = offset
     return spans
 
 
@@ -255,5 +254,7 @@ def _publish(outcomes: Outcomes) -> None:
         metrics.COMMANDS.labels(outcome, code).inc(count)
     for reason, count in outcomes.parked.items():
         metrics.PARKED.labels(reason).inc(count)
+    for command, count in outcomes.follow_ups.items():
+        metrics.FOLLOW_UPS.labels(command).inc(count)
     if outcomes.forwarded:
         metrics.FORWARDED.inc(outcomes.forwarded)

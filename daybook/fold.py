@@ -27,6 +27,10 @@ from schemas.events import (
     MoneyRefunded,
     MoneyWithdrawn,
     OverdraftLimitSet,
+    TransferCompleted,
+    TransferReceived,
+    TransferReturned,
+    TransferSent,
 )
 
 REMEMBERED: Final = 1000
@@ -52,6 +56,8 @@ class Account(Struct, frozen=True, kw_only=True, gc=False):
     status: str = "active"
     balance_minor: int = 0
     balance_before_minor: int = 0
+    in_transit_minor: int = 0
+    """What it has sent to others and is not settled; no longer in the balance."""
     closed_at: int | None = None
     sequence: int = 1
     withdrawals: bytes = b""
@@ -82,11 +88,15 @@ def evolve(account: Account | None, logged: LoggedEvent) -> Account:
         )
     if account is None:
         return _opened(logged, recorded.recorded_at)
-    changed, balance_minor = account, account.balance_minor
+    changed, balance_minor, in_transit_minor = account, account.balance_minor, account.in_transit_minor
     withdrawals, forgotten = account.withdrawals, account.forgotten
     match event:
-        case MoneyDeposited():
+        case MoneyDeposited() | TransferReceived():
             balance_minor = event.balance_minor
+        case TransferSent() | TransferReturned():
+            balance_minor, in_transit_minor = event.balance_minor, event.in_transit_minor
+        case TransferCompleted():
+            in_transit_minor = event.in_transit_minor
         case MoneyWithdrawn() | MoneyRefunded():
             balance_minor = event.balance_minor
             withdrawals, forgotten = _remembered(withdrawals, forgotten, recorded.sequence, event)
@@ -100,6 +110,7 @@ def evolve(account: Account | None, logged: LoggedEvent) -> Account:
         offset=logged.offset,
         balance_before_minor=account.balance_minor,
         balance_minor=balance_minor,
+        in_transit_minor=in_transit_minor,
         withdrawals=withdrawals,
         forgotten=forgotten,
     )
@@ -141,6 +152,7 @@ def in_force(history: Sequence[LoggedEvent], effective_at: int) -> Account | Non
                 updated_at=recorded.effective_at,
                 balance_before_minor=account.balance_minor,
                 balance_minor=account.balance_minor + moved(recorded.event),
+                in_transit_minor=account.in_transit_minor + moved_in_transit(recorded.event),
             )
     return replace(
         account,
@@ -155,9 +167,20 @@ def in_force(history: Sequence[LoggedEvent], effective_at: int) -> Account | Non
 def moved(event: Event) -> int:
     """What an event did to the balance: positive, negative, or nothing."""
     match event:
-        case MoneyDeposited() | MoneyRefunded():
+        case MoneyDeposited() | MoneyRefunded() | TransferReceived() | TransferReturned():
             return event.amount_minor
-        case MoneyWithdrawn():
+        case MoneyWithdrawn() | TransferSent():
+            return -event.amount_minor
+        case _:
+            return 0
+
+
+def moved_in_transit(event: Event) -> int:
+    """What an event did to the account's money in transit: positive, negative, or nothing."""
+    match event:
+        case TransferSent():
+            return event.amount_minor
+        case TransferCompleted() | TransferReturned():
             return -event.amount_minor
         case _:
             return 0
@@ -209,6 +232,8 @@ def _changed(account: Account, event: Event, at: int) -> Account:
     """With what an event changes besides the money."""
     match event:
         case MoneyDeposited() | MoneyWithdrawn() | MoneyRefunded() | AccountCreated():
+            return account
+        case TransferSent() | TransferReceived() | TransferCompleted() | TransferReturned():
             return account
         case OverdraftLimitSet():
             return replace(account, overdraft_limit_minor=event.new_limit_minor)

@@ -136,6 +136,19 @@ class LogRanges:
             self._source.assign([TopicPartition(self._topic, partition, start)])
             yield from self._reading.until([TopicPartition(self._topic, partition, end)])
 
+    def across(self, starts: Mapping[int, int], ends: Mapping[int, int]) -> Iterator[LoggedEvent]:
+        """All partitions' committed events from their start up to before their end, as they come: each one's in order.
+
+        To be called once, and nothing after it: partitions are paused on the way. Raises: as `read`.
+        """
+        ranges = [(partition, starts.get(partition, 0), end) for partition, end in ends.items()]
+        wanted = [(partition, start, end) for partition, start, end in ranges if start < end]
+        if wanted:
+            self._source.assign([TopicPartition(self._topic, partition, start) for partition, start, _ in wanted])
+            yield from self._reading.until(
+                [TopicPartition(self._topic, partition, end) for partition, _, end in wanted]
+            )
+
     def ends(self) -> dict[int, int]:
         """Where each partition ends now. Raises: `Unreachable`."""
         deadline = time.monotonic() + self._timeout_s

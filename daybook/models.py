@@ -38,6 +38,8 @@ class Balance:
 
     account_id: str
     money: Money
+    in_transit: Money
+    """What it has sent to other accounts and is not settled yet: no longer in `money`."""
     status: str
     """`active`, `frozen` or `closed`."""
     sequence: int
@@ -148,6 +150,8 @@ class Balances:
             return Balance(
                 account_id=account_id,
                 money=Money(int(found["balance_minor"]), found["currency"]),
+                # An account that an earlier release wrote lacks it, until its first transfer.
+                in_transit=Money(int(found.get("in_transit_minor", "0")), found["currency"]),
                 status=found["status"],
                 sequence=int(found["sequence"]),
                 updated_at=EPOCH + timedelta(microseconds=int(found["updated_at"])),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, Producer, TopicPartition
 
@@ -14,6 +15,10 @@ from daybook import kafka
 from daybook.errors import DaybookError
 from daybook.log import read_until
 from schemas.connections import Connections
+from schemas.topics import Topics
+
+_NO_FOLLOW_UP: Final = "not_a_follow_up"
+"""Why a client's command is parked that came on the topic of follow-ups."""
 
 
 class NotParked(DaybookError):
@@ -28,7 +33,8 @@ class Parked:
     offset: int
     parked_at: datetime
     reason: str
-    """A code: `undecodable`, `not_a_command`, `oversize`, `unknown_schema`, `unreadable_schema` or `undecidable`."""
+    """A code: `undecodable`, `not_a_command`, `not_a_follow_up`, `oversize`, `unknown_schema`, `unreadable_schema` or
+    `undecidable`."""
     detail: str
     came_from: str
     """Topic, partition and offset, with a slash between them."""
@@ -58,7 +64,8 @@ def read_parked(connections: Connections, *, timeout_s: float) -> Iterator[Parke
 def send_again(connections: Connections, partition: int, offset: int, *, timeout_s: float) -> Parked:
     """Give a parked record to the command service once more, byte for byte. It stays where it is.
 
-    A command that was decided meanwhile is not decided twice: it has the same id. Blocks until the brokers have it.
+    It is given on the topic that it belongs on (`belongs_on`). A command that was decided meanwhile is not decided
+    twice: it has the same id. Blocks until the brokers have it.
 
     Raises:
         NotParked: there is no such record.
@@ -73,7 +80,14 @@ def send_again(connections: Connections, partition: int, offset: int, *, timeout
     )
 
 
+def belongs_on(topics: Topics, record: Parked) -> str:
+    """The topic on which a parked record is given again: that of follow-ups for one of them, and else of commands."""
+    topic, _, _ = record.came_from.rsplit("/", 2)
+    return topics.followups if topic == topics.followups and record.reason != _NO_FOLLOW_UP else topics.commands
+
+
 def _send(connections: Connections, record: Parked, timeout_s: float) -> None:
+    topic = belongs_on(connections.topics, record)
     failed: list[KafkaError] = []
     health = kafka.Health()
     config = connections.kafka(
@@ -85,7 +99,7 @@ def _send(connections: Connections, record: Parked, timeout_s: float) -> None:
     with Producer({**config, "error_cb": health.on_error}, logger=kafka.LOG) as producer:
         try:
             producer.produce(
-                connections.topics.commands,
+                topic,
                 record.value,
                 record.key,
                 on_delivery=lambda error, _: failed.append(error) if error is not None else None,
@@ -95,6 +109,12 @@ def _send(connections: Connections, record: Parked, timeout_s: float) -> None:
             raise kafka.unreachable(connections, f"it was not sent: {error.args[0].str()}") from error
     if left or failed:
         why = health.down or (failed[0].str() if failed else "no answer")
+        if (
+            failed
+            and failed[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED
+            and topic != connections.topics.commands
+        ):
+            why += f" ({topic}, where the command service's principal alone may write)"
         raise kafka.unreachable(connections, f"it was not sent: {why}")
 
 

@@ -71,7 +71,7 @@ def _balances(connections: Connections, timeout_s: float) -> Position:
 
 
 def _search(connections: Connections, partitions: Collection[int], timeout_s: float) -> Position:
-    from daybook.search import address, answering, connect, missing_index  # noqa: PLC0415
+    from daybook.elasticsearch import address, answering, connect, missing_index  # noqa: PLC0415
 
     indices, where = connections.indices, address(connections)
     wanted = [

@@ -7,47 +7,30 @@ readers' refreshes would cost the index dearly.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
-from elastic_transport import ConnectionTimeout, TransportError
-from elasticsearch import ApiError, AuthenticationException, Elasticsearch, NotFoundError
+from elastic_transport import ConnectionTimeout
+from elasticsearch import NotFoundError
 
-from daybook.errors import AccountUnknown, InvalidSearch, ModelMissing, ReadTimeout, Unreachable, UnreadableRecord
+from daybook.account_query import ORDER, account_query, cursor, place
+from daybook.elasticsearch import address, answering, connect, read_hit
+from daybook.errors import AccountUnknown, InvalidSearch, ReadTimeout, Unreachable
+from daybook.transfer_trail import in_causal_order, in_flight
 from daybook.waiting import looks
-from schemas.connections import Connections, NotConfigured
-from schemas.money import EXPONENTS, InvalidMoney, Money, parse_amount
+from schemas.connections import Connections
+from schemas.money import Money
 
 T = TypeVar("T")
-
-SERVER: Final = "Elasticsearch"
 
 MAX_LIMIT: Final = 1000
 """Accounts on one page: beyond this a page is no quicker to read than several."""
 
-MAX_TEXT: Final = 256
-"""Characters of a search: as long as a holder's name may be. Each word costs the server a search of its own."""
-
-STATUSES: Final = ("active", "frozen", "closed")
-
 _PAGE: Final = 500
 """Events read at once: some 300 kB, beyond which the cost of a request no longer shows."""
-
-_BY_ID, _BY_WORDS, _BY_BEGINNING, _BY_LIKENESS = 8.0, 4.0, 2.0, 1.0
-"""How an account was found, as its score. Relevance by how rare words are would change while one turns the pages."""
-
-_ORDER: Final[Sequence[Mapping[str, str]]] = (
-    {"_score": "desc"},
-    {"holder_name.sort": "asc"},
-    {"account_id": "asc"},
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +43,8 @@ class AccountView:
     status: str
     """`active`, `frozen` or `closed`."""
     money: Money
+    in_transit: Money
+    """What it has sent to other accounts and is not settled yet: no longer in `money`."""
     overdraft_limit: Money
     opened_at: datetime
     """When its first event was recorded; all times are in UTC."""
@@ -92,10 +77,21 @@ class AuditEntry:
     user_id: str
     reason: str | None
     amount: Money | None
-    """What was paid in, taken out or refunded. None when no money moved."""
+    """What was paid in, taken out, refunded or transferred. None when no money moved."""
     balance_before: Money
     balance: Money
     """The account's balance after it."""
+    in_transit: Money | None
+    """What the account has sent in all and is not settled, after it. None when it changed nothing about that."""
+    transfer_id: str | None
+    to_account_id: str | None
+    """The account that a transfer goes to; None where this is that account."""
+    from_account_id: str | None
+    """The account that a transfer was received from."""
+    code: str | None
+    """Why a transfer came back: the code of the refusal at the other account."""
+    message: str | None
+    """The same in words."""
     overdraft_limit: Money | None
     """The limit that it set."""
     previous_overdraft_limit: Money | None
@@ -153,22 +149,22 @@ class SearchIndex:
         if not 1 <= limit <= MAX_LIMIT:
             raise InvalidSearch(f"the limit is {limit}: a page has 1 to {MAX_LIMIT} accounts")
         query = account_query(text, status, currency, min_balance, max_balance)
-        cursor = None if after is None else _place(after)
+        search_after = None if after is None else place(after)
         with self._answering(self._indices.accounts):
             found = self._client.search(
                 index=self._indices.accounts,
                 query=query,
-                sort=_ORDER,
+                sort=ORDER,
                 # One more than is shown tells whether there is a next page.
                 size=limit + 1,
-                search_after=cursor,
+                search_after=search_after,
                 track_scores=True,
                 track_total_hits=False,
             )
         hits = found["hits"]["hits"]
         more = len(hits) > limit
         views = tuple(self._read(hit, account_view) for hit in hits[:limit])
-        return AccountPage(views, _cursor(hits[limit - 1]["sort"]) if more else None)
+        return AccountPage(views, cursor(hits[limit - 1]["sort"]) if more else None)
 
     def account(self, account_id: str) -> AccountView:
         """Raises: `AccountUnknown`, `Unreachable`."""
@@ -227,6 +223,45 @@ class SearchIndex:
             if len(hits) < _PAGE:
                 return
             known, after = True, hits[-1]["sort"][0]
+
+    def transfer(self, transfer_id: str) -> Sequence[AuditEntry]:
+        """All events of a transfer, on both accounts, in the order in which one led to the other; none if unknown.
+
+        Where several accounts used the same id, one account's transfers come after another's. What was just recorded is
+        found up to a second after it is in the index.
+
+        Raises: `Unreachable`, `UnreadableRecord`.
+        """
+        entries: list[AuditEntry] = []
+        after: list[Any] | None = None
+        while True:
+            with self._answering(self._indices.account_events):
+                found = self._client.search(
+                    index=self._indices.account_events,
+                    # All of a transfer's events have its id as the client wrote it, be that in capitals.
+                    query={"term": {"transfer_id": {"value": transfer_id, "case_insensitive": True}}},
+                    sort=[{"account_id": "asc"}, {"sequence": "asc"}],
+                    size=_PAGE,
+                    search_after=after,
+                    track_total_hits=False,
+                )
+            hits = found["hits"]["hits"]
+            entries += (self._read(hit, audit_entry) for hit in hits)
+            if len(hits) < _PAGE:
+                return in_causal_order(entries)
+            after = hits[-1]["sort"]
+
+    def in_flight(self, older_than_s: float = 0.0) -> Sequence[AuditEntry]:
+        """The `TransferSent` of transfers that are neither completed nor returned, those sent first before the others.
+
+        Only those that were sent at least `older_than_s` ago, as far as a search shows them: each takes a kilobyte.
+
+        Raises: `Unreachable`, `UnreadableRecord`.
+        """
+        latest = datetime.now(UTC) - timedelta(seconds=older_than_s)
+        entries = (self._read(hit, audit_entry) for hit in in_flight(self._client, self._address, self._indices))
+        old = (entry for entry in entries if entry.recorded_at <= latest)
+        return sorted(old, key=lambda entry: (entry.recorded_at, entry.account_id, entry.sequence))
 
     def _wait_for_event(self, account_id: str, sequence: int, timeout_s: float) -> None:
         """Blocks until a search shows an event. Raises: `ReadTimeout`, `Unreachable`."""
@@ -295,107 +330,6 @@ def _was_slow(error: Unreachable) -> bool:
     return isinstance(error.__cause__, ConnectionTimeout)
 
 
-def connect(connections: Connections, timeout_s: float) -> Elasticsearch:
-    """A client that connects when it is first used; each answer is waited for `timeout_s`. Raises: `NotConfigured`."""
-    try:
-        return Elasticsearch(**connections.elasticsearch(), request_timeout=timeout_s)
-    except (ValueError, OSError):
-        # The error would tell the address with its password.
-        raise NotConfigured(
-            f"DAYBOOK_ELASTICSEARCH_URL, {address(connections)}, is not an address, or DAYBOOK_ELASTICSEARCH_SSL_CA "
-            "not a file of certificates: write http://HOST:PORT or https://HOST:PORT"
-        ) from None
-
-
-def address(connections: Connections) -> str:
-    """Where Elasticsearch is, for people to read: without its password. Raises: `NotConfigured`."""
-    parts = urlsplit(connections.elasticsearch()["hosts"])
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-
-
-def read_hit(where: str, hit: Mapping[str, Any], what: Callable[[Mapping[str, Any]], T]) -> T:
-    """What a hit's document says. Raises: `UnreadableRecord`, when it is none of ours."""
-    try:
-        return what(hit["_source"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UnreadableRecord(
-            f"document {hit['_id']} of {hit['_index']} in Elasticsearch at {where}",
-            f"it is not what the search projector writes ({type(error).__name__}: {error}); "
-            "`daybook rebuild search` makes the indices anew",
-        ) from error
-
-
-@contextmanager
-def answering(where: str, index: str) -> Iterator[None]:
-    """Tell what Elasticsearch's client raises, asked for an index, as `Unreachable`."""
-    try:
-        yield
-    except NotFoundError as error:
-        raise missing_index(where, index) from error
-    except AuthenticationException as error:
-        why = "it refuses the credentials: check DAYBOOK_ELASTICSEARCH_USERNAME and _PASSWORD, or _API_KEY"
-        raise Unreachable(SERVER, where, f"{index} could not be read: {why}") from error
-    except ApiError as error:
-        raise Unreachable(SERVER, where, f"{index} could not be read: {error.meta.status} {error.message}") from error
-    except TransportError as error:
-        raise Unreachable(SERVER, where, f"{index} could not be read: {error.message}") from error
-
-
-def missing_index(where: str, index: str) -> ModelMissing:
-    """What is raised when there is no such index."""
-    return ModelMissing(
-        SERVER,
-        where,
-        f"there is no index {index}: `daybook deploy apply` says what it is to look like, and the search projector "
-        "makes it (`daybook run`)",
-    )
-
-
-def account_query(
-    text: str | None,
-    status: str | None,
-    currency: str | None,
-    min_balance: Money | str | None,
-    max_balance: Money | str | None,
-) -> dict[str, Any]:
-    """The query for accounts. Raises: `InvalidSearch`, `InvalidMoney`."""
-    filters: list[dict[str, Any]] = []
-    if status is not None:
-        if status not in STATUSES:
-            raise InvalidSearch(f'"{status}" is not a status: accounts are {", ".join(STATUSES)}')
-        filters.append({"term": {"status": status}})
-    bounds = {"gte": _signed(min_balance), "lte": _signed(max_balance)}
-    given = {name: money for name, money in bounds.items() if money is not None}
-    currencies = {money.currency for money in given.values()} | ({currency} if currency is not None else set())
-    if len(currencies) > 1:
-        raise InvalidSearch(f"balances of one currency can be compared, and these are {', '.join(sorted(currencies))}")
-    for code in currencies:
-        if code not in EXPONENTS:
-            raise InvalidMoney(f'"{code}" is not a currency: use an ISO 4217 code such as EUR, USD or JPY')
-        filters.append({"term": {"currency": code}})
-    if given:
-        filters.append({"range": {"balance_minor": {name: money.amount_minor for name, money in given.items()}}})
-    wanted = [] if text is None or not text.strip() else [_holder_query(text.strip())]
-    return {"bool": {"must": wanted, "filter": filters}}
-
-
-def _holder_query(text: str) -> dict[str, Any]:
-    """All words have to be in the holder's name, in any order; or the text is an account's id or holder's address."""
-    if len(text) > MAX_TEXT:
-        raise InvalidSearch(f"a search has at most {MAX_TEXT} characters, and this has {len(text)}")
-    words = {"query": text, "operator": "and"}
-    exactly = {"value": text, "case_insensitive": True}
-    ways: Sequence[tuple[float, dict[str, Any]]] = (
-        (_BY_ID, {"term": {"account_id": exactly}}),
-        (_BY_ID, {"term": {"holder_email": exactly}}),
-        (_BY_WORDS, {"match": {"holder_name": words}}),
-        (_BY_BEGINNING, {"match_bool_prefix": {"holder_name": words}}),
-        # One letter may be wrong in a word of three, two in one of eight; not the first, or all words would be tried.
-        (_BY_LIKENESS, {"match": {"holder_name": {**words, "fuzziness": "AUTO:3,8", "prefix_length": 1}}}),
-    )
-    return {"dis_max": {"queries": [{"constant_score": {"filter": q, "boost": score}} for score, q in ways]}}
-
-
 def account_view(document: Mapping[str, Any]) -> AccountView:
     """What a document of the accounts' index says. Raises `KeyError`, `TypeError` or `ValueError` if it is none."""
     currency = document["currency"]
@@ -406,6 +340,8 @@ def account_view(document: Mapping[str, Any]) -> AccountView:
         holder_email=document.get("holder_email"),
         status=document["status"],
         money=Money(document["balance_minor"], currency),
+        # Left out where there is nothing.
+        in_transit=Money(document.get("in_transit_minor") or 0, currency),
         overdraft_limit=Money(document["overdraft_limit_minor"], currency),
         opened_at=datetime.fromisoformat(document["opened_at"]),
         closed_at=None if closed_at is None else datetime.fromisoformat(closed_at),
@@ -417,7 +353,7 @@ def account_view(document: Mapping[str, Any]) -> AccountView:
 def audit_entry(document: Mapping[str, Any]) -> AuditEntry:
     """What a document of the events' index says. Raises `KeyError`, `TypeError` or `ValueError` if it is none."""
     currency = document["currency"]
-    amount_minor = document.get("amount_minor")
+    amount_minor, in_transit_minor = document.get("amount_minor"), document.get("in_transit_minor")
     # An account is opened with a limit, which may be set to another later.
     limit_minor = document.get("limit_minor", document.get("overdraft_limit_minor"))
     previous_minor = document.get("previous_limit_minor")
@@ -432,6 +368,12 @@ def audit_entry(document: Mapping[str, Any]) -> AuditEntry:
         amount=None if amount_minor is None else Money(amount_minor, currency),
         balance_before=Money(document["balance_before_minor"], currency),
         balance=Money(document["balance_minor"], currency),
+        in_transit=None if in_transit_minor is None else Money(in_transit_minor, currency),
+        transfer_id=document.get("transfer_id"),
+        to_account_id=document.get("to_account_id"),
+        from_account_id=document.get("from_account_id"),
+        code=document.get("code"),
+        message=document.get("message"),
         overdraft_limit=None if limit_minor is None else Money(limit_minor, currency),
         previous_overdraft_limit=None if previous_minor is None else Money(previous_minor, currency),
         cause=document.get("cause"),
@@ -447,31 +389,3 @@ def audit_entry(document: Mapping[str, Any]) -> AuditEntry:
         partition=document["partition"],
         offset=document["offset"],
     )
-
-
-def _signed(balance: Money | str | None) -> Money | None:
-    """A balance, which unlike an amount may be below zero."""
-    if not isinstance(balance, str):
-        return balance
-    amount, _, currency = balance.strip().partition(" ")
-    currency = currency.strip()
-    if not amount or not currency:
-        raise InvalidMoney(f'"{balance}" is not a balance: write a number and a currency, such as "-200.00 EUR"')
-    return Money(parse_amount(amount, currency, signed=True), currency)
-
-
-def _cursor(sort: Sequence[object]) -> str:
-    """Where a page ended, as text that needs no quoting."""
-    return base64.urlsafe_b64encode(json.dumps(sort, separators=(",", ":")).encode()).decode().rstrip("=")
-
-
-def _place(cursor: str) -> list[Any]:
-    try:
-        found = json.loads(base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)))
-    except (binascii.Error, ValueError, RecursionError):
-        found = None
-    match found:
-        case [int() | float() as score, str() | None as name, str() as account_id]:
-            return [score, name, account_id]
-        case _:
-            raise InvalidSearch(f'"{cursor}" is not where a page ended: give what the page before it said')

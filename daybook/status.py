@@ -39,7 +39,9 @@ T = TypeVar("T")
 
 COMMAND_SERVICE: Final = "command-service"
 ACTIVITY: Final = "activity"
-PROGRAMS: Final = (COMMAND_SERVICE, *MODELS, ACTIVITY)
+FOLLOW_UPS: Final = "follow-ups"
+"""The command service once more, with the topic on which it gives itself the other halves of transfers."""
+PROGRAMS: Final = (COMMAND_SERVICE, FOLLOW_UPS, *MODELS, ACTIVITY)
 
 _GRACE_S: Final = 2.0
 """What a server that was given its time is waited for beyond that, when its client does not keep to it."""
@@ -154,12 +156,13 @@ def _begun(task: Callable[[], T]) -> Future[T]:
 
 def _topic(connections: Connections, program: str) -> str:
     topics = connections.topics
-    return topics.commands if program == COMMAND_SERVICE else topics.events
+    return {COMMAND_SERVICE: topics.commands, FOLLOW_UPS: topics.followups}.get(program, topics.events)
 
 
 def _group(connections: Connections, program: str) -> str:
     topics = connections.topics
-    return topics.command_service_group if program == COMMAND_SERVICE else topics.projector_group(program)
+    is_service = program in (COMMAND_SERVICE, FOLLOW_UPS)
+    return topics.command_service_group if is_service else topics.projector_group(program)
 
 
 def _program(
@@ -234,14 +237,14 @@ def _ask_kafka(connections: Connections, timeout_s: float) -> _Log:
     deadline = time.monotonic() + timeout_s
     topics = connections.topics
     health = kafka.Health()
-    names = (topics.commands, topics.events)
+    names = (topics.commands, topics.followups, topics.events)
     with closing(kafka.consumer(connections, health)) as source:
         counts = kafka.partitions(source, names, connections, health, deadline)
     places = [(name, p) for name, count in zip(names, counts, strict=True) for p in range(count)]
     ends: dict[str, dict[int, int]] = {name: {} for name in names}
     for at in kafka.ends(connections, places, deadline, isolation_level=IsolationLevel.READ_COMMITTED):
         ends[at.topic][at.partition] = at.offset
-    groups = [_group(connections, program) for program in PROGRAMS]
+    groups = list(dict.fromkeys(_group(connections, program) for program in PROGRAMS))
     with AdminClient(connections.kafka(), logger=kafka.LOG) as admin:
         name = log_identity(connections, admin, deadline)
         asked = admin.describe_consumer_groups(groups, request_timeout=_left(deadline))

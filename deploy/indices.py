@@ -15,7 +15,7 @@ from schemas.readmodels import CHECKPOINT_FIELD, Indices
 PRIORITY: Final = 500
 """Wins over what a cluster has for all indices, and over Elasticsearch's own templates, whose highest is 200."""
 
-VERSION: Final = 2
+VERSION: Final = 3
 """In the template's `_meta`, for people: counted up with the mappings. What is compared are the mappings themselves."""
 
 _MAX_TERM: Final = 8191
@@ -76,6 +76,7 @@ _INTEGER: Final = {"type": "integer"}
 _DATE: Final = {"type": "date"}
 _WHOLE: Final = {"type": "keyword", "ignore_above": _MAX_SORTED}
 _REASON: Final = {"type": "text", "fields": {"keyword": _WHOLE}}
+_MESSAGE: Final = {"type": "text"}
 _HOLDER_NAME: Final = {
     "type": "text",
     # `sort` puts "ada" before "Bob".
@@ -91,6 +92,7 @@ _ACCOUNTS: Final[Properties] = {
     "status": _KEYWORD,
     "currency": _KEYWORD,
     "balance_minor": _LONG,
+    "in_transit_minor": _LONG,
     "overdraft_limit_minor": _LONG,
     "opened_at": _DATE,
     "closed_at": _DATE,
@@ -120,6 +122,12 @@ _ACCOUNT_EVENTS: Final[Properties] = {
     "amount_minor": _LONG,
     "balance_minor": _LONG,
     "balance_before_minor": _LONG,
+    "in_transit_minor": _LONG,
+    "transfer_id": _KEYWORD,
+    "to_account_id": _KEYWORD,
+    "from_account_id": _KEYWORD,
+    "code": _KEYWORD,
+    "message": _MESSAGE,
     "overdraft_limit_minor": _LONG,
     "limit_minor": _LONG,
     "previous_limit_minor": _LONG,

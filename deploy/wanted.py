@@ -9,7 +9,7 @@ from typing import Final
 
 from schemas.alerts import Alert
 from schemas.checkpoints import Checkpoint
-from schemas.released import ReleasedSchema, is_command, is_event, released
+from schemas.released import ReleasedSchema, is_command, is_event, is_follow_up, released
 from schemas.snapshots import SNAPSHOT_TYPES
 from schemas.topics import Topics, subject
 
@@ -87,6 +87,8 @@ def subject_definitions(topics: Topics) -> tuple[SubjectDefinition, ...]:
 
 
 def _topic_of(record_name: str, topics: Topics) -> str:
+    if is_follow_up(record_name):
+        return topics.followups
     if is_command(record_name):
         return topics.commands
     if is_event(record_name):

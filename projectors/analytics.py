@@ -39,6 +39,10 @@ from schemas.events import (
     MoneyWithdrawn,
     OverdraftLimitSet,
     RecordedEvent,
+    TransferCompleted,
+    TransferReceived,
+    TransferReturned,
+    TransferSent,
     said_cause,
 )
 from schemas.iceberg import LeanTransaction, Place, expirable, expire, write_days
@@ -49,6 +53,16 @@ _TEXT: Final = _ARROW.field("currency").type
 _AMOUNT: Final = _ARROW.field("amount").type
 _COMMON: Final = tuple(field.name for field in fields(RecordedEvent) if field.name != "event")
 """The columns that every event has a field for."""
+_OWN: Final = (
+    "withdrawal_sequence",
+    "cause",
+    "payout_reference",
+    "transfer_id",
+    "to_account_id",
+    "from_account_id",
+    "code",
+)
+"""The columns that are a field of `Change` as it is."""
 _WHOLE: Final = pa.decimal128(19, 0)
 """Any 64-bit number as a decimal."""
 
@@ -146,6 +160,11 @@ class Change(NamedTuple):
     previous_overdraft_limit: int | None = None
     cause: str | None = None
     payout_reference: str | None = None
+    transfer_id: str | None = None
+    to_account_id: str | None = None
+    from_account_id: str | None = None
+    in_transit: int | None = None
+    code: str | None = None
 
 
 _NOTHING: Final = Change()
@@ -163,6 +182,47 @@ def change(event: Event) -> Change:
         case MoneyRefunded():
             after, withdrawal = event.balance_minor, event.withdrawal_sequence
             return Change(event.currency, event.amount_minor, after - event.amount_minor, after, None, withdrawal)
+        case TransferSent():
+            after = event.balance_minor
+            return Change(
+                event.currency,
+                event.amount_minor,
+                after + event.amount_minor,
+                after,
+                transfer_id=event.transfer_id,
+                to_account_id=event.to_account_id,
+                in_transit=event.in_transit_minor,
+            )
+        case TransferReceived():
+            after = event.balance_minor
+            return Change(
+                event.currency,
+                event.amount_minor,
+                after - event.amount_minor,
+                after,
+                transfer_id=event.transfer_id,
+                from_account_id=event.from_account_id,
+            )
+        case TransferCompleted():
+            return Change(
+                event.currency,
+                event.amount_minor,
+                transfer_id=event.transfer_id,
+                to_account_id=event.to_account_id,
+                in_transit=event.in_transit_minor,
+            )
+        case TransferReturned():
+            after = event.balance_minor
+            return Change(
+                event.currency,
+                event.amount_minor,
+                after - event.amount_minor,
+                after,
+                transfer_id=event.transfer_id,
+                to_account_id=event.to_account_id,
+                in_transit=event.in_transit_minor,
+                code=event.code,
+            )
         case AccountCreated():
             return Change(event.currency, None, None, 0, event.overdraft_limit_minor)
         case OverdraftLimitSet():
@@ -197,11 +257,12 @@ def rows(batches: Sequence[Batch]) -> pa.Table:
         ("balance_after", [c.after for c in changes]),
         ("overdraft_limit", [c.overdraft_limit for c in changes]),
         ("previous_overdraft_limit", [c.previous_overdraft_limit for c in changes]),
+        ("in_transit", [c.in_transit for c in changes]),
     ):
         minor = pa.array(values, pa.int64())
         columns[f"{name}_minor"] = minor
         columns[name] = _amounts(minor, exponents)
-    for name in ("withdrawal_sequence", "cause", "payout_reference"):
+    for name in _OWN:
         columns[name] = [getattr(c, name) for c in changes]
     columns["partition"] = [batch.partition for batch in batches for _ in batch.events]
     columns["offset"] = [offset for batch in batches for offset in batch.offsets]

@@ -80,14 +80,31 @@ _COLUMNS: Final[tuple[tuple[str, IcebergType, bool], ...]] = (
     ("withdrawal_sequence", LongType(), False),
     ("partition", IntegerType(), True),
     ("offset", LongType(), True),
-    # Added in a later release, and therefore last: a column's number is its place.
+    # Added in later releases, and therefore last: a column's number is its place.
     ("previous_overdraft_limit", AMOUNT, False),
     ("previous_overdraft_limit_minor", LongType(), False),
     ("cause", StringType(), False),
     ("payout_reference", StringType(), False),
+    ("transfer_id", StringType(), False),
+    ("to_account_id", StringType(), False),
+    ("from_account_id", StringType(), False),
+    ("in_transit", AMOUNT, False),
+    ("in_transit_minor", LongType(), False),
+    ("code", StringType(), False),
 )
 
-_ADDED: Final = ("previous_overdraft_limit", "previous_overdraft_limit_minor", "cause", "payout_reference")
+_ADDED: Final = (
+    "previous_overdraft_limit",
+    "previous_overdraft_limit_minor",
+    "cause",
+    "payout_reference",
+    "transfer_id",
+    "to_account_id",
+    "from_account_id",
+    "in_transit",
+    "in_transit_minor",
+    "code",
+)
 """Columns that a table of an older release is given. Any other that is missing was taken away."""
 
 SCHEMA: Final = Schema(

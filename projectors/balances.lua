@@ -11,8 +11,8 @@
 -- checkpoint that the batch builds on, ARGV[4] the one to store with its effects. ARGV[5] says which part was applied
 -- before this one (nothing: this is the first), ARGV[6] which one this is (nothing: it is the last). Then, for each
 -- account: the sequences of its first and its newest event in the batch, the time of the newest, and the balance,
--- currency and status that the events set. An empty argument stands for none.
-local ARGUMENTS_PER_ACCOUNT = 6
+-- currency, status and money in transit that the events set. An empty argument stands for none.
+local ARGUMENTS_PER_ACCOUNT = 7
 local ACCOUNT_PREFIX_LENGTH = #'balance:'
 
 -- The ranking holds doubles: it is exact up to 2^53 minor units and rounds beyond, where the hash stays exact.
@@ -26,7 +26,7 @@ local function rank(key, currency, balance, status)
   end
 end
 
-local function set(key, sequence, updated_at, balance, currency, status)
+local function set(key, sequence, updated_at, balance, currency, status, in_transit)
   local fields = {'sequence', sequence, 'updated_at', updated_at}
   if balance ~= '' then
     fields[#fields + 1] = 'balance_minor'
@@ -39,6 +39,10 @@ local function set(key, sequence, updated_at, balance, currency, status)
   if status ~= '' then
     fields[#fields + 1] = 'status'
     fields[#fields + 1] = status
+  end
+  if in_transit ~= '' then
+    fields[#fields + 1] = 'in_transit_minor'
+    fields[#fields + 1] = in_transit
   end
   redis.call('HSET', key, unpack(fields))
 end
@@ -68,7 +72,7 @@ local function apply_balances(keys, args)
     end
     if newest > sequence then
       local balance, currency, status = args[at + 3], args[at + 4], args[at + 5]
-      set(key, args[at + 1], args[at + 2], balance, currency, status)
+      set(key, args[at + 1], args[at + 2], balance, currency, status, args[at + 6])
       rank(key, currency ~= '' and currency or known[2], balance, status)
     end
     at = at + ARGUMENTS_PER_ACCOUNT
@@ -85,15 +89,20 @@ local function apply_balances(keys, args)
 end
 
 -- Reading accounts: KEYS are `balance:<account id>` hashes of the selected database. Replies for each the values of
--- `sequence`, `updated_at`, `balance_minor`, `currency` and `status`, and the score in its currency's ranking.
+-- `sequence`, `updated_at`, `balance_minor`, `currency`, `status` and `in_transit_minor`, and the score in its
+-- currency's ranking. An account from before there were transfers has nothing in transit.
 local function read_balances(keys)
   local accounts = {}
   for i, key in ipairs(keys) do
-    local account = redis.call('HMGET', key, 'sequence', 'updated_at', 'balance_minor', 'currency', 'status')
+    local account = redis.call('HMGET', key, 'sequence', 'updated_at', 'balance_minor', 'currency', 'status',
+      'in_transit_minor')
+    if account[1] and not account[6] then
+      account[6] = '0'
+    end
     if account[4] then
-      account[6] = redis.call('ZSCORE', 'balances:' .. account[4], string.sub(key, ACCOUNT_PREFIX_LENGTH + 1))
+      account[7] = redis.call('ZSCORE', 'balances:' .. account[4], string.sub(key, ACCOUNT_PREFIX_LENGTH + 1))
     else
-      account[6] = false
+      account[7] = false
     end
     accounts[i] = account
   end
@@ -169,7 +178,7 @@ local function switch(keys, args)
   return {'switched'}
 end
 
-redis.register_function('daybook_apply_balances_2', apply_balances)
-redis.register_function('daybook_begin_balances_2', begin_copy)
-redis.register_function('daybook_switch_balances_2', switch)
-redis.register_function{function_name = 'daybook_read_balances_2', callback = read_balances, flags = {'no-writes'}}
+redis.register_function('daybook_apply_balances_3', apply_balances)
+redis.register_function('daybook_begin_balances_3', begin_copy)
+redis.register_function('daybook_switch_balances_3', switch)
+redis.register_function{function_name = 'daybook_read_balances_3', callback = read_balances, flags = {'no-writes'}}

@@ -2,8 +2,10 @@
 
 Keys, which any Redis client may read (they change only with a migration note):
 
-* `balance:<account id>`: a hash of `balance_minor`, `currency`, `status` (`active`, `frozen` or `closed`), `sequence`
-  (the account's newest event that is in) and `updated_at` (when that was recorded, in microseconds since the epoch).
+* `balance:<account id>`: a hash of `balance_minor`, `in_transit_minor` (what it has sent to others and is not settled,
+  which is no longer in the balance), `currency`, `status` (`active`, `frozen` or `closed`), `sequence` (the account's
+  newest event that is in) and `updated_at` (when that was recorded, in microseconds since the epoch). An account that
+  was written by a release without transfers has no `in_transit_minor` before its first transfer: it is 0.
 * `balances:<CURRENCY>`: a sorted set of the accounts that are not closed, by balance. Its scores are doubles, exact up
   to 2^53 minor units; beyond, the hash has the exact balance.
 * `daybook:checkpoint:balances`: a hash of `log`, which names the log that the model was made from, and for each
@@ -37,10 +39,14 @@ from schemas.events import (
     MoneyRefunded,
     MoneyWithdrawn,
     OverdraftLimitSet,
+    TransferCompleted,
+    TransferReceived,
+    TransferReturned,
+    TransferSent,
 )
 from schemas.readmodels import BALANCES_CHECKPOINT_KEY, BALANCES_HOLD_KEY, balance_key
 
-_FUNCTION: Final = "daybook_apply_balances_2"
+_FUNCTION: Final = "daybook_apply_balances_3"
 
 UNDER_WAY_KEY: Final = "daybook:underway:balances"
 """A hash that has, by partition, which part of a batch of several was applied last; none between batches."""
@@ -156,10 +162,14 @@ def collapse(batch: Batch) -> Mapping[str, Change]:
 def sets(event: Event) -> Mapping[str, int | str]:
     """The fields of an account's hash that an event sets, besides its sequence and time."""
     match event:
-        case MoneyDeposited() | MoneyWithdrawn() | MoneyRefunded():
+        case MoneyDeposited() | MoneyWithdrawn() | MoneyRefunded() | TransferReceived():
             return {"balance_minor": event.balance_minor}
+        case TransferSent() | TransferReturned():
+            return {"balance_minor": event.balance_minor, "in_transit_minor": event.in_transit_minor}
+        case TransferCompleted():
+            return {"in_transit_minor": event.in_transit_minor}
         case AccountCreated():
-            return {"balance_minor": 0, "currency": event.currency, "status": "active"}
+            return {"balance_minor": 0, "in_transit_minor": 0, "currency": event.currency, "status": "active"}
         case AccountFrozen():
             return {"status": "frozen"}
         case AccountUnfrozen():
@@ -176,7 +186,7 @@ def _arguments(change: Change) -> Iterator[int | str]:
     yield change.first
     yield change.newest
     yield change.updated_at
-    for name in ("balance_minor", "currency", "status"):
+    for name in ("balance_minor", "currency", "status", "in_transit_minor"):
         yield change.fields.get(name, "")
 
 

@@ -34,9 +34,9 @@ _BUILDING: Final = "building"
 _KEPT: Final = "kept"
 _DISCARDING: Final = "discarding"
 
-_BEGIN: Final = "daybook_begin_balances_2"
-_READ: Final = "daybook_read_balances_2"
-_SWITCH: Final = "daybook_switch_balances_2"
+_BEGIN: Final = "daybook_begin_balances_3"
+_READ: Final = "daybook_read_balances_3"
+_SWITCH: Final = "daybook_switch_balances_3"
 
 _ACCOUNTS_PER_CALL: Final = 4000
 """Four times as many as the live projector gives at once: the more accounts, the more of their events are collapsed
@@ -49,7 +49,15 @@ _ACCOUNT_PREFIX: Final = balance_key("")
 _RANKING_PREFIX: Final = ranking_key("")
 _OWN_PREFIXES: Final = (_ACCOUNT_PREFIX, _RANKING_PREFIX, "daybook:")
 
-_FIELDS: Final = ("sequence", "updated_at", "balance_minor", "currency", "status", "score in the ranking")
+_FIELDS: Final = (
+    "sequence",
+    "updated_at",
+    "balance_minor",
+    "currency",
+    "status",
+    "in_transit_minor",
+    "score in the ranking",
+)
 """What the reading function replies for an account, in this order."""
 
 _CURRENCY: Final = _FIELDS.index("currency")

@@ -24,6 +24,10 @@ from schemas.events import (
     MoneyWithdrawn,
     OverdraftLimitSet,
     RecordedEvent,
+    TransferCompleted,
+    TransferReceived,
+    TransferReturned,
+    TransferSent,
     said_cause,
 )
 
@@ -35,7 +39,11 @@ class Unprojectable(ValueError):
 
 
 class AccountDocument(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """An account as of its event `sequence`, which stands at `offset` of `partition`."""
+    """An account as of its event `sequence`, which stands at `offset` of `partition`.
+
+    One with nothing in transit has no `in_transit_minor`, which is so of all that are older than transfers: their
+    documents need not be made anew.
+    """
 
     account_id: str
     holder_name: str
@@ -43,6 +51,7 @@ class AccountDocument(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     status: str
     currency: str
     balance_minor: int
+    in_transit_minor: int = 0
     overdraft_limit_minor: int
     opened_at: str
     closed_at: str | None = None
@@ -55,8 +64,9 @@ class AccountDocument(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
 class EventDocument(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """An event: what it has itself, where it stands in the log, and the account's balance before and after it.
 
-    Events that move no money have the balance, and the currency that it is in, all the same. A freeze without a cause
-    has none, which is so of all that are older than causes: their documents need not be made anew.
+    Events that move no money have the balance, and the currency that it is in, all the same. What is in transit after
+    an event only those have that change it. A freeze without a cause has none, which is so of all that are older than
+    causes: their documents need not be made anew.
     """
 
     event_type: str
@@ -77,6 +87,12 @@ class EventDocument(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     balance_before_minor: int
     balance_minor: int
     amount_minor: int | None = None
+    in_transit_minor: int | None = None
+    transfer_id: str | None = None
+    to_account_id: str | None = None
+    from_account_id: str | None = None
+    code: str | None = None
+    message: str | None = None
     withdrawal_sequence: int | None = None
     limit_minor: int | None = None
     previous_limit_minor: int | None = None
@@ -125,8 +141,21 @@ def evolve(document: AccountDocument | None, recorded: RecordedEvent, partition:
         raise Unprojectable(f"{recorded.type_name} is the account's first event, where AccountCreated must be")
     sequence = recorded.sequence
     match event:
-        case MoneyDeposited() | MoneyWithdrawn() | MoneyRefunded():
+        case MoneyDeposited() | MoneyWithdrawn() | MoneyRefunded() | TransferReceived():
             return replace(document, balance_minor=event.balance_minor, updated_at=at, sequence=sequence, offset=offset)
+        case TransferSent() | TransferReturned():
+            return replace(
+                document,
+                balance_minor=event.balance_minor,
+                in_transit_minor=event.in_transit_minor,
+                updated_at=at,
+                sequence=sequence,
+                offset=offset,
+            )
+        case TransferCompleted():
+            return replace(
+                document, in_transit_minor=event.in_transit_minor, updated_at=at, sequence=sequence, offset=offset
+            )
         case OverdraftLimitSet():
             return replace(
                 document, overdraft_limit_minor=event.new_limit_minor, updated_at=at, sequence=sequence, offset=offset
@@ -159,12 +188,23 @@ def event_document(
     balance_minor = balance_before_minor
     amount_minor = withdrawal_sequence = limit_minor = previous_limit_minor = overdraft_limit_minor = None
     cause = payout_reference = holder_name = holder_email = None
+    transfer_id = to_account_id = from_account_id = in_transit_minor = code = message = None
     match event:
         case MoneyDeposited() | MoneyWithdrawn():
             amount_minor, balance_minor = event.amount_minor, event.balance_minor
         case MoneyRefunded():
             amount_minor, balance_minor = event.amount_minor, event.balance_minor
             withdrawal_sequence = event.withdrawal_sequence
+        case TransferSent() | TransferReturned() | TransferCompleted():
+            amount_minor, in_transit_minor = event.amount_minor, event.in_transit_minor
+            transfer_id, to_account_id = event.transfer_id, event.to_account_id
+            if not isinstance(event, TransferCompleted):
+                balance_minor = event.balance_minor
+            if isinstance(event, TransferReturned):
+                code, message = event.code, event.message
+        case TransferReceived():
+            amount_minor, balance_minor = event.amount_minor, event.balance_minor
+            transfer_id, from_account_id = event.transfer_id, event.from_account_id
         case AccountCreated():
             overdraft_limit_minor = event.overdraft_limit_minor
             holder_name, holder_email = event.holder_name, event.holder_email
@@ -201,6 +241,12 @@ def event_document(
         balance_before_minor=balance_before_minor,
         balance_minor=balance_minor,
         amount_minor=amount_minor,
+        in_transit_minor=in_transit_minor,
+        transfer_id=transfer_id,
+        to_account_id=to_account_id,
+        from_account_id=from_account_id,
+        code=code,
+        message=message,
         withdrawal_sequence=withdrawal_sequence,
         limit_minor=limit_minor,
         previous_limit_minor=previous_limit_minor,

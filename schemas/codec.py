@@ -26,7 +26,7 @@ from msgspec.structs import asdict
 from schemas import quick
 from schemas.alerts import Alert
 from schemas.checkpoints import Checkpoint, PartitionTree
-from schemas.commands import COMMAND_TYPES, AnyCommand, CommandReply, CommandStatus
+from schemas.commands import CLIENT_COMMAND_TYPES, AnyCommand, CommandReply, CommandStatus
 from schemas.events import EVENT_TYPES, Event, RecordedEvent
 from schemas.reading import Reader, Schema, Undecodable, fingerprint, parsed, split
 from schemas.registry import SchemaNotRegistered
@@ -70,8 +70,10 @@ class Codec:
         self._plain: dict[type, _PlainWriter] = {}
         self._events: dict[type, _EventWriter] = {}
 
-    def look_up_commands(self, topic: str, types: Iterable[type[AnyCommand]] = COMMAND_TYPES) -> None:
+    def look_up_commands(self, topic: str, types: Iterable[type[AnyCommand]] = CLIENT_COMMAND_TYPES) -> None:
         """Look up the ids of commands on a topic, which is what writing them takes, and spares reading them a question.
+
+        `FOLLOW_UP_TYPES` are those of the topic of follow-ups.
 
         Raises what `Registry.schema_id` does, as the others do.
         """

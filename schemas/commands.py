@@ -84,10 +84,59 @@ class CloseAccount(Command, frozen=True, kw_only=True, gc=False):
     payout_reference: str | None = None
 
 
-AnyCommand = (
-    OpenAccount | Deposit | Withdraw | Refund | SetOverdraftLimit | ChangeHolder | Freeze | Unfreeze | CloseAccount
+class Transfer(Command, frozen=True, kw_only=True, gc=False):
+    """`transfer_id` is a UUID in its usual text form, one for each transfer of the sending account."""
+
+    transfer_id: str
+    to_account_id: str
+    amount_minor: int
+    currency: str
+
+
+class ReceiveTransfer(Command, frozen=True, kw_only=True, gc=False):
+    transfer_id: str
+    from_account_id: str
+    amount_minor: int
+    currency: str
+    causation_id: str
+
+
+class CompleteTransfer(Command, frozen=True, kw_only=True, gc=False):
+    transfer_id: str
+    to_account_id: str
+    causation_id: str
+
+
+class ReturnTransfer(Command, frozen=True, kw_only=True, gc=False):
+    """`code` and `message` are those of the refusal by which the money was not taken in."""
+
+    transfer_id: str
+    to_account_id: str
+    code: str
+    message: str
+    causation_id: str
+
+
+ClientCommand = (
+    OpenAccount
+    | Deposit
+    | Withdraw
+    | Refund
+    | SetOverdraftLimit
+    | ChangeHolder
+    | Freeze
+    | Unfreeze
+    | CloseAccount
+    | Transfer
 )
-COMMAND_TYPES: Final[tuple[type[AnyCommand], ...]] = (
+"""What anybody may ask, on the commands topic."""
+
+FollowUp = ReceiveTransfer | CompleteTransfer | ReturnTransfer
+"""What one account's events ask of another account. Only the command service gives them, on a topic of their own, since
+money would be made of a `ReceiveTransfer` that nobody sent."""
+
+AnyCommand = ClientCommand | FollowUp
+CLIENT_COMMAND_TYPES: Final[tuple[type[ClientCommand], ...]] = (
     OpenAccount,
     Deposit,
     Withdraw,
@@ -97,7 +146,10 @@ COMMAND_TYPES: Final[tuple[type[AnyCommand], ...]] = (
     Freeze,
     Unfreeze,
     CloseAccount,
+    Transfer,
 )
+FOLLOW_UP_TYPES: Final[tuple[type[FollowUp], ...]] = (ReceiveTransfer, CompleteTransfer, ReturnTransfer)
+COMMAND_TYPES: Final[tuple[type[AnyCommand], ...]] = (*CLIENT_COMMAND_TYPES, *FOLLOW_UP_TYPES)
 
 
 class CommandStatus(StrEnum):

@@ -88,6 +88,49 @@ class AccountClosed(Struct, frozen=True, kw_only=True, gc=False):
     payout_reference: str | None = None
 
 
+class TransferSent(Struct, frozen=True, kw_only=True, gc=False):
+    """`in_transit_minor` is what the account has sent in all and is not settled, after this event. It is no longer in
+    the balance, and in no other account's yet."""
+
+    transfer_id: str
+    to_account_id: str
+    amount_minor: int
+    currency: str
+    balance_minor: int
+    in_transit_minor: int
+
+
+class TransferReceived(Struct, frozen=True, kw_only=True, gc=False):
+    transfer_id: str
+    from_account_id: str
+    amount_minor: int
+    currency: str
+    balance_minor: int
+
+
+class TransferCompleted(Struct, frozen=True, kw_only=True, gc=False):
+    """What was sent has arrived: it is no longer in transit."""
+
+    transfer_id: str
+    to_account_id: str
+    amount_minor: int
+    currency: str
+    in_transit_minor: int
+
+
+class TransferReturned(Struct, frozen=True, kw_only=True, gc=False):
+    """What was sent is back. `code` and `message` are those of the refusal by which it was not taken in."""
+
+    transfer_id: str
+    to_account_id: str
+    amount_minor: int
+    currency: str
+    balance_minor: int
+    in_transit_minor: int
+    code: str
+    message: str
+
+
 Event = (
     AccountCreated
     | MoneyDeposited
@@ -98,6 +141,10 @@ Event = (
     | AccountFrozen
     | AccountUnfrozen
     | AccountClosed
+    | TransferSent
+    | TransferReceived
+    | TransferCompleted
+    | TransferReturned
 )
 EVENT_TYPES: Final[tuple[type[Event], ...]] = (
     AccountCreated,
@@ -109,6 +156,10 @@ EVENT_TYPES: Final[tuple[type[Event], ...]] = (
     AccountFrozen,
     AccountUnfrozen,
     AccountClosed,
+    TransferSent,
+    TransferReceived,
+    TransferCompleted,
+    TransferReturned,
 )
 
 

@@ -17,8 +17,11 @@ BALANCES_CHECKPOINT_KEY: Final = "daybook:checkpoint:balances"
 BALANCES_HOLD_KEY: Final = "daybook:hold:balances"
 """Redis: present, with a time to live, while a rebuilt copy is about to take the live model's place."""
 
-BALANCE_FIELDS: Final = ("balance_minor", "currency", "status", "sequence", "updated_at")
-"""Redis: the fields of an account's hash; `updated_at` in microseconds since the Unix epoch."""
+BALANCE_FIELDS: Final = ("balance_minor", "in_transit_minor", "currency", "status", "sequence", "updated_at")
+"""Redis: the fields of an account's hash; `updated_at` in microseconds since the Unix epoch.
+
+`in_transit_minor` may be missing, and is 0 then: an earlier release wrote the account, which has sent nothing since.
+"""
 
 
 def balance_key(account_id: str) -> str:

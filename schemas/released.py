@@ -15,7 +15,7 @@ from importlib.resources.abc import Traversable
 
 from schemas.alerts import Alert
 from schemas.checkpoints import Checkpoint
-from schemas.commands import COMMAND_NAMESPACE, COMMAND_TYPES, AnyCommand, CommandReply
+from schemas.commands import COMMAND_NAMESPACE, COMMAND_TYPES, FOLLOW_UP_TYPES, AnyCommand, CommandReply
 from schemas.events import EVENT_NAMESPACE, EVENT_TYPES, Event
 from schemas.upcasters import Version, end, path
 
@@ -107,6 +107,11 @@ def is_event_name(name: str) -> bool:
 
 def is_command(name: str) -> bool:
     return command_type(name) is not None
+
+
+def is_follow_up(name: str) -> bool:
+    """Whether it is a command that the command service alone gives."""
+    return command_type(name) in FOLLOW_UP_TYPES
 
 
 def is_event(name: str) -> bool:

@@ -17,7 +17,8 @@ MARK_KEY: Final = b"/restore-mark"
 
 
 class AccountSnapshot(Struct, frozen=True, kw_only=True, gc=False):
-    """One account. `withdrawals` is packed as in `command_service.domain.withdrawals`."""
+    """One account. `withdrawals` is packed as in `command_service.domain.withdrawals`, and the transfers as in
+    `command_service.domain.transfers`."""
 
     FULL_NAME: ClassVar[str] = "daybook.account.AccountSnapshot"
 
@@ -34,6 +35,9 @@ class AccountSnapshot(Struct, frozen=True, kw_only=True, gc=False):
     holder_email: str | None
     withdrawals: bytes
     withdrawals_forgotten: int
+    in_transit_minor: int
+    transfers_open: bytes
+    transfers_settled: bytes
 
 
 class RestoreMark(Struct, frozen=True, kw_only=True, gc=False):

@@ -11,6 +11,10 @@ from confluent_kafka import murmur2
 FINGERPRINT_HEADER: Final = "command-fingerprint"
 """On a reply: eight bytes that stand for what the command asked, so that an id used for something else is noticed."""
 
+FOLLOW_UP_FINGERPRINT: Final = b"followup"
+"""What stands there on the reply to a follow-up, whose id is derived from what it asks. A reply to a client's command,
+whose id may be made to look the same, never has it."""
+
 REPLAYED_HEADER: Final = "replayed"
 """On a reply: present when it is the first answer given once more to a command that was sent again."""
 

@@ -23,6 +23,10 @@ from schemas.events import (
     MoneyWithdrawn,
     OverdraftLimitSet,
     RecordedEvent,
+    TransferCompleted,
+    TransferReceived,
+    TransferReturned,
+    TransferSent,
     event_id,
 )
 from schemas.money import INT64_MAX, INT64_MIN
@@ -87,9 +91,14 @@ def plain_fold(events: Iterable[RecordedEvent]) -> Model:
         account |= {"sequence": str(item.sequence), "updated_at": str(item.recorded_at)}
         event = item.event
         if isinstance(event, AccountCreated):
-            account |= {"currency": event.currency, "balance_minor": "0", "status": "active"}
-        elif isinstance(event, MoneyDeposited | MoneyWithdrawn | MoneyRefunded):
+            account |= {"currency": event.currency, "balance_minor": "0", "in_transit_minor": "0", "status": "active"}
+        elif isinstance(event, MoneyDeposited | MoneyWithdrawn | MoneyRefunded | TransferReceived):
             account["balance_minor"] = str(event.balance_minor)
+        elif isinstance(event, TransferCompleted):
+            account["in_transit_minor"] = str(event.in_transit_minor)
+        elif isinstance(event, TransferSent | TransferReturned):
+            account["balance_minor"] = str(event.balance_minor)
+            account["in_transit_minor"] = str(event.in_transit_minor)
         elif isinstance(event, AccountFrozen):
             account["status"] = "frozen"
         elif isinstance(event, AccountUnfrozen):
@@ -102,9 +111,101 @@ def plain_fold(events: Iterable[RecordedEvent]) -> Model:
 _BALANCES: Final = st.integers(INT64_MIN, INT64_MAX)
 
 
+def sent(
+    account_id: str,
+    sequence: int,
+    transfer: int,
+    *,
+    to: str = "B-1",
+    amount: int = 1,
+    balance: int = 0,
+    in_transit: int | None = None,
+    currency: str = "EUR",
+) -> RecordedEvent:
+    """Transfer number `transfer` leaves an account, which has it alone in transit unless said otherwise."""
+    event = TransferSent(
+        transfer_id=transfer_id(transfer),
+        to_account_id=to,
+        amount_minor=amount,
+        currency=currency,
+        balance_minor=balance,
+        in_transit_minor=amount if in_transit is None else in_transit,
+    )
+    return recorded(account_id, sequence, event)
+
+
+def received(
+    account_id: str,
+    sequence: int,
+    transfer: int,
+    *,
+    sender: str = "A-1",
+    amount: int = 1,
+    balance: int | None = None,
+    currency: str = "EUR",
+) -> RecordedEvent:
+    event = TransferReceived(
+        transfer_id=transfer_id(transfer),
+        from_account_id=sender,
+        amount_minor=amount,
+        currency=currency,
+        balance_minor=amount if balance is None else balance,
+    )
+    return recorded(account_id, sequence, event)
+
+
+def completed(
+    account_id: str,
+    sequence: int,
+    transfer: int,
+    *,
+    to: str = "B-1",
+    amount: int = 1,
+    in_transit: int = 0,
+    currency: str = "EUR",
+) -> RecordedEvent:
+    event = TransferCompleted(
+        transfer_id=transfer_id(transfer),
+        to_account_id=to,
+        amount_minor=amount,
+        currency=currency,
+        in_transit_minor=in_transit,
+    )
+    return recorded(account_id, sequence, event)
+
+
+def returned(
+    account_id: str,
+    sequence: int,
+    transfer: int,
+    *,
+    to: str = "B-1",
+    amount: int = 1,
+    balance: int | None = None,
+    in_transit: int = 0,
+    currency: str = "EUR",
+) -> RecordedEvent:
+    event = TransferReturned(
+        transfer_id=transfer_id(transfer),
+        to_account_id=to,
+        amount_minor=amount,
+        currency=currency,
+        balance_minor=amount if balance is None else balance,
+        in_transit_minor=in_transit,
+        code="account_closed",
+        message=f"account {to} is closed",
+    )
+    return recorded(account_id, sequence, event)
+
+
+def transfer_id(number: int) -> str:
+    return str(uuid.UUID(int=number))
+
+
 def _later(currency: str) -> st.SearchStrategy[Event]:
     """Any event that may follow the first. Not every history is one that the domain allows: none should matter."""
     money = {"amount_minor": st.just(1), "currency": st.just(currency), "balance_minor": _BALANCES}
+    transfer = {"transfer_id": st.just(transfer_id(1))}
     return st.one_of(
         st.builds(MoneyDeposited, **money),
         st.builds(MoneyWithdrawn, **money),
@@ -114,6 +215,25 @@ def _later(currency: str) -> st.SearchStrategy[Event]:
             previous_limit_minor=st.sampled_from((None, 0)),
             new_limit_minor=st.just(1),
             currency=st.just(currency),
+        ),
+        st.builds(TransferSent, **money, **transfer, to_account_id=st.just("B-1"), in_transit_minor=_BALANCES),
+        st.builds(TransferReceived, **money, **transfer, from_account_id=st.just("B-1")),
+        st.builds(
+            TransferCompleted,
+            amount_minor=st.just(1),
+            currency=st.just(currency),
+            **transfer,
+            to_account_id=st.just("B-1"),
+            in_transit_minor=st.sampled_from((0, INT64_MAX)),
+        ),
+        st.builds(
+            TransferReturned,
+            **money,
+            **transfer,
+            to_account_id=st.just("B-1"),
+            in_transit_minor=_BALANCES,
+            code=st.just("account_closed"),
+            message=st.just("account B-1 is closed"),
         ),
         st.builds(HolderChanged, holder_name=st.just("Grace")),
         st.sampled_from((AccountFrozen(), AccountFrozen(cause=FreezeCause.SANCTIONS), AccountUnfrozen())),

@@ -18,6 +18,7 @@ from schemas.events import (
     HolderChanged,
     OverdraftLimitSet,
     RecordedEvent,
+    TransferCompleted,
 )
 from schemas.readmodels import checkpoint_id
 from tests.processes import until
@@ -122,7 +123,12 @@ def plain_documents(log: Iterable[tuple[RecordedEvent, int, int]]) -> tuple[Docu
         elif isinstance(event, AccountClosed):
             account |= {"status": "closed", "closed_at": at}
         else:
-            account["balance_minor"] = event.balance_minor
+            if not isinstance(event, TransferCompleted):
+                account["balance_minor"] = event.balance_minor
+            if "in_transit_minor" in own:
+                # Left out of an account's document where there is nothing.
+                account.pop("in_transit_minor", None)
+                account |= {"in_transit_minor": own["in_transit_minor"]} if own["in_transit_minor"] else {}
         events[f"{item.account_id}/{item.sequence}"] = {
             **place,
             "event_type": type(event).__name__,

@@ -13,7 +13,16 @@ from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartit
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from schemas.codec import Codec
-from schemas.commands import AnyCommand, CommandReply, Deposit, OpenAccount, Withdraw, now_micros
+from schemas.commands import (
+    FOLLOW_UP_TYPES,
+    AnyCommand,
+    CommandReply,
+    Deposit,
+    OpenAccount,
+    Transfer,
+    Withdraw,
+    now_micros,
+)
 from schemas.connections import Connections
 from schemas.events import RecordedEvent
 from schemas.registry import Registry
@@ -39,6 +48,11 @@ def deposit(account_id: str, amount_minor: int, **fields: object) -> Deposit:
 
 def withdrawal(account_id: str, amount_minor: int, **fields: object) -> Withdraw:
     return make(Withdraw, account_id, amount_minor=amount_minor, **({"currency": "EUR"} | fields))
+
+
+def transfer(account_id: str, to_account_id: str, amount_minor: int, **fields: object) -> Transfer:
+    own = {"transfer_id": str(uuid.uuid4()), "currency": "EUR"}
+    return make(Transfer, account_id, to_account_id=to_account_id, amount_minor=amount_minor, **(own | fields))
 
 
 def read_all(connections: Connections, topic: str, *, isolation: str = "read_committed") -> list[Message]:
@@ -79,6 +93,7 @@ class Wire:
         self.registry = Registry(connections)
         self.codec = Codec(self.registry)
         self.codec.look_up_commands(self.topics.commands)
+        self.codec.look_up_commands(self.topics.followups, FOLLOW_UP_TYPES)
         self._producer = Producer(connections.kafka(enable_idempotence=True))
 
     def __enter__(self) -> Self:
@@ -94,8 +109,16 @@ class Wire:
             self.put(self.codec.encode_command(command), key=command.account_id.encode(), partition=home)
         self.flush()
 
-    def put(self, value: bytes | None, *, key: bytes | None = None, partition: int = 0, **more: object) -> None:
-        self._producer.produce(self.topics.commands, value, key, partition, **more)
+    def put(
+        self,
+        value: bytes | None,
+        *,
+        key: bytes | None = None,
+        partition: int = 0,
+        topic: str | None = None,
+        **more: object,
+    ) -> None:
+        self._producer.produce(topic or self.topics.commands, value, key, partition, **more)
 
     def flush(self) -> None:
         assert self._producer.flush(30) == 0

@@ -15,16 +15,21 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from command_service.domain.refusals import Code, Rejection, malformed
+from command_service.domain.transfers import Transfers
 from command_service.domain.withdrawals import Withdrawals
 from schemas.commands import (
     AnyCommand,
     ChangeHolder,
     CloseAccount,
+    CompleteTransfer,
     Deposit,
     Freeze,
     OpenAccount,
+    ReceiveTransfer,
     Refund,
+    ReturnTransfer,
     SetOverdraftLimit,
+    Transfer,
     Unfreeze,
     Withdraw,
 )
@@ -39,6 +44,10 @@ from schemas.events import (
     MoneyRefunded,
     MoneyWithdrawn,
     OverdraftLimitSet,
+    TransferCompleted,
+    TransferReceived,
+    TransferReturned,
+    TransferSent,
 )
 from schemas.money import INT64_MAX, format_amount
 
@@ -53,7 +62,8 @@ class Account(Struct, frozen=True, kw_only=True, gc=False):
     """One account as of its event number `sequence`. There is no state before an account is created.
 
     `balance_minor` and `overdraft_limit_minor` are in the minor unit of `currency`; the balance may go down to
-    `-overdraft_limit_minor`.
+    `-overdraft_limit_minor`. `in_transit_minor` is what was sent and is not settled: it is not in the balance, and may
+    come back, so the two together stay within 64 bits.
     """
 
     sequence: int
@@ -64,6 +74,8 @@ class Account(Struct, frozen=True, kw_only=True, gc=False):
     holder_name: str
     holder_email: str | None
     withdrawals: Withdrawals
+    in_transit_minor: int
+    transfers: Transfers
 
 
 Decision = Sequence[Event] | Rejection
@@ -84,6 +96,8 @@ def evolve(state: Account | None, event: Event) -> Account:
             holder_name=event.holder_name,
             holder_email=event.holder_email,
             withdrawals=Withdrawals(),
+            in_transit_minor=0,
+            transfers=Transfers(),
         )
     if state is None:
         raise ValueError(f"{type(event).__name__} came before AccountCreated: the stream has no beginning")
@@ -115,6 +129,31 @@ def evolve(state: Account | None, event: Event) -> Account:
             return replace(state, sequence=sequence, status=Status.ACTIVE)
         case AccountClosed():
             return replace(state, sequence=sequence, status=Status.CLOSED)
+        case TransferSent():
+            return replace(
+                state,
+                sequence=sequence,
+                balance_minor=event.balance_minor,
+                in_transit_minor=event.in_transit_minor,
+                transfers=state.transfers.sent(event.transfer_id, event.amount_minor, event.to_account_id),
+            )
+        case TransferReceived():
+            return replace(state, sequence=sequence, balance_minor=event.balance_minor)
+        case TransferCompleted():
+            return replace(
+                state,
+                sequence=sequence,
+                in_transit_minor=event.in_transit_minor,
+                transfers=state.transfers.settle(event.transfer_id),
+            )
+        case TransferReturned():
+            return replace(
+                state,
+                sequence=sequence,
+                balance_minor=event.balance_minor,
+                in_transit_minor=event.in_transit_minor,
+                transfers=state.transfers.settle(event.transfer_id),
+            )
         case _:
             assert_never(event)
 
@@ -128,6 +167,18 @@ def decide(state: Account | None, command: AnyCommand, now: int) -> Decision:
         return _open(state, command)
     if state is None:
         return Rejection(Code.ACCOUNT_NOT_FOUND, f"there is no account {command.account_id}; OpenAccount opens one")
+    if isinstance(command, CompleteTransfer | ReturnTransfer):
+        # Whatever the account has become meanwhile: the money is its own.
+        return _settle(state, command)
+    if isinstance(command, Transfer):
+        known = state.transfers.known(command.transfer_id, command.amount_minor, command.to_account_id)
+        if known is not None and known and command.currency == state.currency:
+            return _NOTHING
+        if known is not None:
+            return Rejection(
+                Code.TRANSFER_ID_REUSED,
+                "this transfer id was used for another transfer: every new one needs an id of its own",
+            )
     if command.expected_version is not None and command.expected_version != state.sequence:
         return Rejection(
             Code.VERSION_CONFLICT,
@@ -154,6 +205,10 @@ def decide(state: Account | None, command: AnyCommand, now: int) -> Decision:
             return _NOTHING if state.status is Status.ACTIVE else (AccountUnfrozen(),)
         case CloseAccount():
             return _close(state, command)
+        case Transfer():
+            return _send(state, command)
+        case ReceiveTransfer():
+            return _receive(state, command)
         case _:
             assert_never(command)
 
@@ -180,7 +235,7 @@ def _deposit(state: Account, command: Deposit) -> Decision:
     if refusal is not None:
         return refusal
     balance = state.balance_minor + command.amount_minor
-    if balance > INT64_MAX:
+    if balance + state.in_transit_minor > INT64_MAX:
         return _out_of_range(state)
     return (MoneyDeposited(amount_minor=command.amount_minor, currency=state.currency, balance_minor=balance),)
 
@@ -191,11 +246,7 @@ def _withdraw(state: Account, command: Withdraw) -> Decision:
         return refusal
     balance = state.balance_minor - command.amount_minor
     if balance < -state.overdraft_limit_minor:
-        return Rejection(
-            Code.INSUFFICIENT_FUNDS,
-            f"{_text(command.amount_minor, state)} is more than the balance of {_text(state.balance_minor, state)} "
-            f"and an overdraft of {_text(state.overdraft_limit_minor, state)} allow",
-        )
+        return _insufficient(state, command)
     return (MoneyWithdrawn(amount_minor=command.amount_minor, currency=state.currency, balance_minor=balance),)
 
 
@@ -224,7 +275,7 @@ def _refund(state: Account, command: Refund) -> Decision:
             f"not {_text(command.amount_minor, state)}",
         )
     balance = state.balance_minor + command.amount_minor
-    if balance > INT64_MAX:
+    if balance + state.in_transit_minor > INT64_MAX:
         return _out_of_range(state)
     return (
         MoneyRefunded(
@@ -271,10 +322,104 @@ def _close(state: Account, command: CloseAccount) -> Decision:
             Code.BALANCE_NOT_ZERO,
             f"the balance is {_text(state.balance_minor, state)}: an account is closed when nothing is left or owed",
         )
+    if state.transfers.open:
+        return Rejection(
+            Code.TRANSFERS_IN_TRANSIT,
+            f"{_text(state.in_transit_minor, state)} of the account are in transit and may come back: close it when "
+            "they have arrived",
+        )
     return (AccountClosed(payout_reference=command.payout_reference),)
 
 
-def _no_movement(state: Account, command: Deposit | Withdraw | Refund | SetOverdraftLimit) -> Rejection | None:
+def _send(state: Account, command: Transfer) -> Decision:
+    refusal = _no_movement(state, command)
+    if refusal is not None:
+        return refusal
+    balance = state.balance_minor - command.amount_minor
+    if balance < -state.overdraft_limit_minor:
+        return _insufficient(state, command)
+    in_transit = state.in_transit_minor + command.amount_minor
+    if in_transit > INT64_MAX:
+        return _out_of_range(state)
+    if state.transfers.open_count >= Transfers.MOST_OPEN:
+        return Rejection(
+            Code.TOO_MANY_IN_TRANSIT,
+            f"{state.transfers.open_count} transfers of the account are in transit: wait until some have arrived",
+        )
+    return (
+        TransferSent(
+            transfer_id=command.transfer_id,
+            to_account_id=command.to_account_id,
+            amount_minor=command.amount_minor,
+            currency=state.currency,
+            balance_minor=balance,
+            in_transit_minor=in_transit,
+        ),
+    )
+
+
+def _receive(state: Account, command: ReceiveTransfer) -> Decision:
+    refusal = _no_movement(state, command)
+    if refusal is not None:
+        return refusal
+    balance = state.balance_minor + command.amount_minor
+    if balance + state.in_transit_minor > INT64_MAX:
+        return _out_of_range(state)
+    return (
+        TransferReceived(
+            transfer_id=command.transfer_id,
+            from_account_id=command.from_account_id,
+            amount_minor=command.amount_minor,
+            currency=state.currency,
+            balance_minor=balance,
+        ),
+    )
+
+
+def _settle(state: Account, command: CompleteTransfer | ReturnTransfer) -> Decision:
+    amount = state.transfers.in_transit_minor(command.transfer_id)
+    if amount is None:
+        return _NOTHING
+    in_transit = state.in_transit_minor - amount
+    match command:
+        case CompleteTransfer():
+            return (
+                TransferCompleted(
+                    transfer_id=command.transfer_id,
+                    to_account_id=command.to_account_id,
+                    amount_minor=amount,
+                    currency=state.currency,
+                    in_transit_minor=in_transit,
+                ),
+            )
+        case ReturnTransfer():
+            return (
+                TransferReturned(
+                    transfer_id=command.transfer_id,
+                    to_account_id=command.to_account_id,
+                    amount_minor=amount,
+                    currency=state.currency,
+                    balance_minor=state.balance_minor + amount,
+                    in_transit_minor=in_transit,
+                    code=command.code,
+                    message=command.message,
+                ),
+            )
+        case _:
+            assert_never(command)
+
+
+def _insufficient(state: Account, command: Withdraw | Transfer) -> Rejection:
+    return Rejection(
+        Code.INSUFFICIENT_FUNDS,
+        f"{_text(command.amount_minor, state)} is more than the balance of {_text(state.balance_minor, state)} "
+        f"and an overdraft of {_text(state.overdraft_limit_minor, state)} allow",
+    )
+
+
+def _no_movement(
+    state: Account, command: Deposit | Withdraw | Refund | SetOverdraftLimit | Transfer | ReceiveTransfer
+) -> Rejection | None:
     """Why money of an open account cannot move at all, whatever the amount."""
     if command.currency != state.currency:
         return Rejection(Code.CURRENCY_MISMATCH, f"the account is in {state.currency}, not {command.currency}")
@@ -288,7 +433,9 @@ def _frozen(command: AnyCommand) -> Rejection:
 
 
 def _out_of_range(state: Account) -> Rejection:
-    return Rejection(Code.BALANCE_OUT_OF_RANGE, f"the balance would exceed {_text(INT64_MAX, state)}")
+    return Rejection(
+        Code.BALANCE_OUT_OF_RANGE, f"the balance, with what is in transit, would exceed {_text(INT64_MAX, state)}"
+    )
 
 
 def _text(amount_minor: int, state: Account) -> str:

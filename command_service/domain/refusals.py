@@ -16,15 +16,18 @@ from schemas.commands import (
     ChangeHolder,
     CloseAccount,
     Deposit,
+    FollowUp,
     OpenAccount,
     Refund,
     SetOverdraftLimit,
+    Transfer,
     Withdraw,
 )
 from schemas.money import EXPONENTS
 
 # Account ids stand in keys, file names and URLs; the slash separates them from the sequence in an event's key.
 _ACCOUNT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}")
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _MAX_TEXT: Final = 1000
 _MAX_NAME: Final = 200
 _YEAR_1: Final = -62_135_596_800_000_000
@@ -34,18 +37,22 @@ _YEAR_1: Final = -62_135_596_800_000_000
 class Code(StrEnum):
     """In order of precedence: the first that applies is the answer."""
 
+    NOT_A_CLIENT_COMMAND = "not_a_client_command"
     COMMAND_ID_REUSED = "command_id_reused"
     INVALID_ACCOUNT_ID = "invalid_account_id"
+    INVALID_TRANSFER_ID = "invalid_transfer_id"
     USER_ID_REQUIRED = "user_id_required"
     TEXT_TOO_LONG = "text_too_long"
     EFFECTIVE_AT_IN_FUTURE = "effective_at_in_future"
     EFFECTIVE_AT_TOO_EARLY = "effective_at_too_early"
     UNKNOWN_CURRENCY = "unknown_currency"
     AMOUNT_NOT_POSITIVE = "amount_not_positive"
+    ACCOUNTS_MUST_DIFFER = "accounts_must_differ"
     LIMIT_NEGATIVE = "limit_negative"
     HOLDER_NAME_REQUIRED = "holder_name_required"
     ACCOUNT_EXISTS = "account_exists"
     ACCOUNT_NOT_FOUND = "account_not_found"
+    TRANSFER_ID_REUSED = "transfer_id_reused"
     VERSION_CONFLICT = "version_conflict"
     ACCOUNT_CLOSED = "account_closed"
     CURRENCY_MISMATCH = "currency_mismatch"
@@ -56,7 +63,9 @@ class Code(StrEnum):
     INSUFFICIENT_FUNDS = "insufficient_funds"
     OVERDRAFT_IN_USE = "overdraft_in_use"
     BALANCE_NOT_ZERO = "balance_not_zero"
+    TRANSFERS_IN_TRANSIT = "transfers_in_transit"
     BALANCE_OUT_OF_RANGE = "balance_out_of_range"
+    TOO_MANY_IN_TRANSIT = "too_many_in_transit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,24 +78,29 @@ class Rejection:
 
 def malformed(command: AnyCommand, now: int) -> Rejection | None:
     """The refusal that a command earns whatever the account's state, if any."""
-    if _ACCOUNT_ID.fullmatch(command.account_id) is None:
-        return Rejection(
-            Code.INVALID_ACCOUNT_ID,
-            "an account id is 1 to 128 ASCII letters, digits and . _ : @ + -, beginning with a letter or a digit",
-        )
+    if isinstance(command, FollowUp):
+        # Of the service's own making. What it says was looked at when the transfer was sent.
+        return None
+    refusal = _misnamed(command.account_id)
+    if refusal is None and isinstance(command, Transfer):
+        refusal = _misnamed(command.to_account_id) or _no_transfer_id(command.transfer_id)
+    if refusal is not None:
+        return refusal
     if not command.user_id.strip():
         return Rejection(Code.USER_ID_REQUIRED, "user_id is empty: say who asks")
     refusal = _too_long_in(command) or _mistimed(command.effective_at, now)
     if refusal is not None:
         return refusal
     match command:
-        case Deposit() | Withdraw() | Refund():
+        case Deposit() | Withdraw() | Refund() | Transfer():
             if command.currency not in EXPONENTS:
                 return _unknown_currency(command.currency)
             if command.amount_minor <= 0:
                 return Rejection(
                     Code.AMOUNT_NOT_POSITIVE, f"amount_minor is {command.amount_minor}: it must be above 0"
                 )
+            if isinstance(command, Transfer) and command.to_account_id == command.account_id:
+                return Rejection(Code.ACCOUNTS_MUST_DIFFER, f"account {command.account_id} cannot send money to itself")
         case SetOverdraftLimit():
             if command.currency not in EXPONENTS:
                 return _unknown_currency(command.currency)
@@ -100,6 +114,23 @@ def malformed(command: AnyCommand, now: int) -> Rejection | None:
         case _:
             pass
     return None
+
+
+def _misnamed(account_id: str) -> Rejection | None:
+    if _ACCOUNT_ID.fullmatch(account_id) is not None:
+        return None
+    return Rejection(
+        Code.INVALID_ACCOUNT_ID,
+        "an account id is 1 to 128 ASCII letters, digits and . _ : @ + -, beginning with a letter or a digit",
+    )
+
+
+def _no_transfer_id(transfer_id: str) -> Rejection | None:
+    if _UUID.fullmatch(transfer_id) is not None:
+        return None
+    return Rejection(
+        Code.INVALID_TRANSFER_ID, f'transfer id "{transfer_id[:_MAX_NAME]}" is not a UUID in its usual text form'
+    )
 
 
 def _too_long_in(command: AnyCommand) -> Rejection | None:

@@ -60,8 +60,8 @@ def _daily_flows(answer: Answer, given: Mapping[str, str]) -> Figure:
     figure, facets = _facets(answer, "Money in and out by day" + _span(given))
     for axes, currency, rows in facets:
         days = [date2num(row["day"]) for row in rows]
-        taken_in = [float(row["deposited"] + row["refunded"]) for row in rows]
-        paid_out = [-float(row["withdrawn"]) for row in rows]
+        taken_in = [float(row["deposited"] + row["refunded"] + row["received"] + row["returned"]) for row in rows]
+        paid_out = [-float(row["withdrawn"] + row["sent"]) for row in rows]
         axes.bar(days, taken_in, width=0.8, color=_IN, label="in")
         axes.bar(days, paid_out, width=0.8, color=_OUT, label="out")
         few = len(rows) <= _MOST_BARS * 2

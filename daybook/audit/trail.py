@@ -15,7 +15,7 @@ from msgspec.structs import asdict
 
 from daybook.audit.findings import Finding, Kind
 from daybook.audit.partition import Findings
-from daybook.search import address, answering, connect
+from daybook.elasticsearch import address, answering, connect
 from daybook.timetravel.documents import micros_if_time
 from schemas.connections import Connections
 from schemas.events import RecordedEvent

@@ -17,6 +17,10 @@ from schemas.events import (
     MoneyWithdrawn,
     OverdraftLimitSet,
     RecordedEvent,
+    TransferCompleted,
+    TransferReceived,
+    TransferReturned,
+    TransferSent,
     said_cause,
 )
 from schemas.money import Money
@@ -35,6 +39,19 @@ def phrase(event: Event) -> str:
         case MoneyRefunded():
             amount = Money(event.amount_minor, event.currency)
             return f"refunded {amount} of withdrawal {event.withdrawal_sequence}, {_balance(event)}"
+        case TransferSent():
+            amount = Money(event.amount_minor, event.currency)
+            return f"sent {amount} to {event.to_account_id}, {_balance(event)}, {_in_transit(event)}"
+        case TransferReceived():
+            amount = Money(event.amount_minor, event.currency)
+            return f"received {amount} from {event.from_account_id}, {_balance(event)}"
+        case TransferCompleted():
+            amount = Money(event.amount_minor, event.currency)
+            return f"{amount} arrived at {event.to_account_id}, {_in_transit(event)}"
+        case TransferReturned():
+            amount = Money(event.amount_minor, event.currency)
+            why = f"{event.message} ({event.code})"
+            return f"{amount} came back from {event.to_account_id}: {why}, {_balance(event)}, {_in_transit(event)}"
         case OverdraftLimitSet():
             limit = Money(event.new_limit_minor, event.currency)
             if event.previous_limit_minor is None:
@@ -70,5 +87,11 @@ def moment(micros: int) -> str:
     return f"{datetime.fromtimestamp(micros // 1_000_000, UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def _balance(event: MoneyDeposited | MoneyWithdrawn | MoneyRefunded) -> str:
+def _balance(
+    event: MoneyDeposited | MoneyWithdrawn | MoneyRefunded | TransferSent | TransferReceived | TransferReturned,
+) -> str:
     return f"balance {Money(event.balance_minor, event.currency)}"
+
+
+def _in_transit(event: TransferSent | TransferCompleted | TransferReturned) -> str:
+    return f"in transit {Money(event.in_transit_minor, event.currency)}"

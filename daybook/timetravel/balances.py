@@ -7,19 +7,28 @@ the minor unit: sums that Elasticsearch makes are not, so none is asked of it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from operator import itemgetter
 from typing import Any, Final
 
 from daybook.errors import UnreadableRecord
-from daybook.fold import moved
+from daybook.fold import moved, moved_in_transit
 from daybook.log import LogRanges
 from daybook.progress import Progress, Tell
 from daybook.timetravel.documents import micros
 from daybook.timetravel.index import AuditIndex, Hit
 from daybook.timetravel.states import past_money
-from schemas.events import AccountCreated, MoneyDeposited, MoneyRefunded, MoneyWithdrawn
+from schemas.events import (
+    AccountCreated,
+    MoneyDeposited,
+    MoneyRefunded,
+    MoneyWithdrawn,
+    TransferCompleted,
+    TransferReceived,
+    TransferReturned,
+    TransferSent,
+)
 from schemas.money import Money
 
 _ACCOUNTS: Final = 5000
@@ -40,10 +49,11 @@ _TELL_EVENTS: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class PastBalance:
-    """An account's balance as of a time, and how many of its events that is made of."""
+    """An account's balance as of a time, what it had in transit to others, and how many of its events made that."""
 
     account_id: str
     money: Money
+    in_transit: Money
     events: int
 
 
@@ -51,6 +61,7 @@ class PastBalance:
 class _Sum:
     currency: str
     balance_minor: int = 0
+    in_transit_minor: int = 0
     counting: int = 0
     known: int = 0
 
@@ -82,32 +93,56 @@ def from_log(log: LogRanges, known_at: int | None, effective_at: int | None, tel
             found.known += 1
             if effective_at is None:
                 found.counting += 1
-                if isinstance(event, MoneyDeposited | MoneyWithdrawn | MoneyRefunded):
-                    found.balance_minor = event.balance_minor
+                match event:
+                    case MoneyDeposited() | MoneyWithdrawn() | MoneyRefunded() | TransferReceived():
+                        found.balance_minor = event.balance_minor
+                    case TransferSent() | TransferReturned():
+                        found.balance_minor, found.in_transit_minor = event.balance_minor, event.in_transit_minor
+                    case TransferCompleted():
+                        found.in_transit_minor = event.in_transit_minor
+                    case _:
+                        pass
             elif recorded.effective_at <= effective_at:
                 found.counting += 1
                 found.balance_minor += moved(event)
+                found.in_transit_minor += moved_in_transit(event)
         before += end
     for account_id, found in sorted(sums.items()):
         if found.counting:
-            yield PastBalance(account_id, past_money(account_id, found.balance_minor, found.currency), found.counting)
+            money = past_money(account_id, found.balance_minor, found.currency)
+            in_transit = past_money(account_id, found.in_transit_minor, found.currency)
+            yield PastBalance(account_id, money, in_transit, found.counting)
 
 
 def from_index(index: AuditIndex, known_at: int | None, effective_at: int | None, tell: Tell) -> Iterator[PastBalance]:
     """The same from the audit index, as far as a search shows it when this begins.
 
-    An account's newest event has its balance. What was not in force is taken off again, so that only the events are
-    read that are effective later.
+    An account's newest event has its balance, and the newest of those that say so what is in transit. What was not in
+    force is taken off again, so that only the events are read that are effective later.
 
     Raises: `Unreachable`, `UnreadableRecord`.
     """
     visible = _Visible(index)
     off = {} if effective_at is None else visible.later(known_at, effective_at, tell)
     for newest in visible.newest(known_at, tell):
-        taken, events = off.get(newest.account_id, (0, 0))
-        if newest.events > events:
-            money = past_money(newest.account_id, newest.money.amount_minor - taken, newest.money.currency)
-            yield PastBalance(newest.account_id, money, newest.events - events)
+        later = off.get(newest.account_id, _NOTHING)
+        if newest.events > later.events:
+            account_id, currency = newest.account_id, newest.money.currency
+            money = past_money(account_id, newest.money.amount_minor - later.moved_minor, currency)
+            in_transit = past_money(account_id, newest.in_transit.amount_minor - later.in_transit_minor, currency)
+            yield PastBalance(account_id, money, in_transit, newest.events - later.events)
+
+
+@dataclass(frozen=True, slots=True)
+class _Later:
+    """What events that are effective later did to an account's balance and to what it has in transit."""
+
+    moved_minor: int = 0
+    in_transit_minor: int = 0
+    events: int = 0
+
+
+_NOTHING: Final = _Later()
 
 
 class _Visible:
@@ -146,12 +181,30 @@ class _Visible:
         total, done, low = self._index.count_accounts(), 0, None
         filters = [] if known_at is None else [{"range": {"recorded_at": _until(known_at)}}]
         for high in self._index.account_ids(_ACCOUNTS):
+            in_transit = self._in_transit(low, high, filters, known_at)
             for hit in self._by_account(low, high, filters):
                 balance = self._index.read(hit, lambda document: self._as_of(document, known_at))
                 if balance is not None:
-                    yield balance
+                    moving = Money(in_transit.get(balance.account_id, 0), balance.money.currency)
+                    yield replace(balance, in_transit=moving)
             low, done = high, done + _ACCOUNTS
             tell(Progress("reading balances of accounts", min(done, total), total))
+
+    def _in_transit(
+        self, low: str | None, high: str | None, filters: list[dict[str, Any]], known_at: int | None
+    ) -> Mapping[str, int]:
+        """What the accounts behind `low`, up to `high`, had in transit, by those events that say so."""
+        saying = {"exists": {"field": "in_transit_minor"}}
+        found: dict[str, int] = {}
+
+        def add(document: Mapping[str, Any]) -> None:
+            in_transit_minor = self._in_transit_as_of(document, known_at)
+            if in_transit_minor:
+                found[document["account_id"]] = in_transit_minor
+
+        for hit in self._by_account(low, high, [saying, *filters]):
+            self._index.read(hit, add)
+        return found
 
     def _by_account(self, low: str | None, high: str | None, filters: list[dict[str, Any]]) -> Iterator[Hit]:
         """The newest event that fits of each account behind `low`, up to `high`, in the order of the accounts."""
@@ -161,7 +214,7 @@ class _Visible:
             size=_FOUND,
             sort=[{"sequence": "desc"}],
             collapse={"field": "account_id"},
-            source=["account_id", "sequence", "balance_minor", "currency", "recorded_at"],
+            source=["account_id", "sequence", "balance_minor", "in_transit_minor", "currency", "recorded_at"],
             track_total_hits=False,
         )["hits"]["hits"]
         by_id = sorted(((hit["fields"]["account_id"][0], hit) for hit in hits), key=itemgetter(0))
@@ -173,21 +226,24 @@ class _Visible:
             yield from self._by_account(low, middle, filters)
             yield from self._by_account(middle, high, filters)
 
-    def later(self, known_at: int | None, effective_at: int, tell: Tell) -> Mapping[str, tuple[int, int]]:
+    def later(self, known_at: int | None, effective_at: int, tell: Tell) -> Mapping[str, _Later]:
         """What known events that are effective later moved on each account, and how many they are."""
         filters: list[dict[str, Any]] = [{"range": {"effective_at": _since(effective_at)}}]
         if known_at is not None:
             filters.append({"range": {"recorded_at": _until(known_at)}})
-        found: dict[str, tuple[int, int]] = {}
+        found: dict[str, _Later] = {}
 
         def add(document: Mapping[str, Any]) -> None:
             if micros(document["effective_at"]) <= effective_at:
                 return
             if known_at is not None and micros(document["recorded_at"]) > known_at:
                 return
-            taken, events = found.get(document["account_id"], (0, 0))
-            taken += document["balance_minor"] - document["balance_before_minor"]
-            found[document["account_id"]] = taken, events + 1
+            before = found.get(document["account_id"], _NOTHING)
+            found[document["account_id"]] = _Later(
+                before.moved_minor + document["balance_minor"] - document["balance_before_minor"],
+                before.in_transit_minor + _moved_in_transit(document),
+                before.events + 1,
+            )
 
         after, total = None, 0
         for page in count():
@@ -196,7 +252,10 @@ class _Visible:
                 size=_EVENTS,
                 sort=[{"offset": "asc"}, {"partition": "asc"}],
                 search_after=after,
-                source=["account_id", "balance_minor", "balance_before_minor", "recorded_at", "effective_at"],
+                source=[
+                    *("account_id", "event_type", "recorded_at", "effective_at"),
+                    *("amount_minor", "balance_minor", "balance_before_minor"),
+                ],
                 track_total_hits=page == 0,
             )
             hits = answer["hits"]["hits"]
@@ -209,10 +268,39 @@ class _Visible:
             after = hits[-1]["sort"]
         raise AssertionError("pages have no end")
 
-    def _as_of(self, document: Mapping[str, Any], known_at: int | None) -> PastBalance | None:
-        account_id, currency = document["account_id"], document["currency"]
+    def _in_transit_as_of(self, document: Mapping[str, Any], known_at: int | None) -> int:
+        """What an account had in transit, given the newest of its events that says so, and may be of a moment later."""
         if known_at is None or micros(document["recorded_at"]) <= known_at:
-            return PastBalance(account_id, Money(document["balance_minor"], currency), document["sequence"])
+            return int(document["in_transit_minor"])
+        # As below: the one before it within the millisecond, or before that.
+        filters = [
+            {"term": {"account_id": document["account_id"]}},
+            {"exists": {"field": "in_transit_minor"}},
+            {"range": {"recorded_at": _until(known_at)}},
+        ]
+        after: list[Any] | None = [document["sequence"]]
+        while True:
+            hits = self._search(
+                filters,
+                size=1000,
+                sort=[{"sequence": "desc"}],
+                search_after=after,
+                source=["in_transit_minor", "recorded_at"],
+            )["hits"]["hits"]
+            for hit in hits:
+                found = hit["_source"]
+                if micros(found["recorded_at"]) <= known_at:
+                    return int(found["in_transit_minor"])
+            if not hits:
+                return 0
+            after = hits[-1]["sort"]
+
+    def _as_of(self, document: Mapping[str, Any], known_at: int | None) -> PastBalance | None:
+        """The balance alone: what is in transit other events say."""
+        account_id, currency = document["account_id"], document["currency"]
+        unsaid = Money(0, currency)
+        if known_at is None or micros(document["recorded_at"]) <= known_at:
+            return PastBalance(account_id, Money(document["balance_minor"], currency), unsaid, document["sequence"])
         # The index compares to the millisecond, and within that the account had events before the time and after it.
         filters = [{"term": {"account_id": account_id}}, {"range": {"recorded_at": _since(known_at)}}]
         after = None
@@ -229,7 +317,7 @@ class _Visible:
                 if micros(found["recorded_at"]) > known_at:
                     events = found["sequence"] - 1
                     money = Money(found["balance_before_minor"], currency)
-                    return PastBalance(account_id, money, events) if events else None
+                    return PastBalance(account_id, money, unsaid, events) if events else None
             if not hits:
                 raise ValueError("a search has an event that another has not")
             after = hits[-1]["sort"]
@@ -237,6 +325,17 @@ class _Visible:
     def _search(self, filters: list[dict[str, Any]], **asked: Any) -> Any:
         with self._index.answering():
             return self._index.client.search(index=self._index.name, query={"bool": {"filter": filters}}, **asked)
+
+
+def _moved_in_transit(document: Mapping[str, Any]) -> int:
+    """As `daybook.fold.moved_in_transit`, of an event's document."""
+    match document["event_type"]:
+        case "TransferSent":
+            return int(document["amount_minor"])
+        case "TransferCompleted" | "TransferReturned":
+            return -int(document["amount_minor"])
+        case _:
+            return 0
 
 
 def _until(at: int) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from confluent_kafka.admin import AdminClient
 from elasticsearch import NotFoundError
 
 from daybook import kafka
+from daybook.elasticsearch import address, answering, connect, read_hit
 from daybook.errors import DaybookError, Unreachable, UnreadableRecord
 from daybook.log import LoggedEvent, log_identity
 from daybook.positions import SEARCH, position
 from daybook.progress import Progress, Tell, untold
-from daybook.search import address, answering, connect, read_hit
 from daybook.timetravel.documents import logged_event
 from daybook.timetravel.points import Point, UpToSequence
 from daybook.timetravel.stream import NOTHING_KNOWN, Known

@@ -28,6 +28,8 @@ class PastAccount:
     status: str
     """`active`, `frozen` or `closed`."""
     money: Money
+    in_transit: Money
+    """What it had sent to other accounts and was not settled: no longer in `money`."""
     overdraft_limit: Money
     refundable: Mapping[int, Money]
     """What could still be refunded of withdrawals, by their sequence; those with nothing left are left out."""
@@ -75,6 +77,7 @@ def past_account(account: Account) -> PastAccount:
         holder_email=account.holder_email,
         status=account.status,
         money=past_money(account.account_id, account.balance_minor, currency),
+        in_transit=past_money(account.account_id, account.in_transit_minor, currency),
         overdraft_limit=Money(account.overdraft_limit_minor, currency),
         refundable={number: Money(left, currency) for number, left in account.refundable().items() if left},
         opened_at=moment_of(account.opened_at),
@@ -85,7 +88,8 @@ def past_account(account: Account) -> PastAccount:
 
 
 def past_money(account_id: str, balance_minor: int, currency: str) -> Money:
-    """An account's balance, which in force may be what the ledger, in its own order, would not have come to.
+    """An account's balance, or what it had in transit: in force it may be what the ledger, in its own order, would not
+    have come to.
 
     Raises: `DaybookError`, where 64 bits do not hold it.
     """

@@ -28,6 +28,10 @@ from schemas.events import (
     MoneyRefunded,
     MoneyWithdrawn,
     OverdraftLimitSet,
+    TransferCompleted,
+    TransferReceived,
+    TransferReturned,
+    TransferSent,
     said_cause,
 )
 from schemas.money import EXPONENTS
@@ -107,6 +111,7 @@ def expected_row(logged: LoggedEvent, account: Account) -> dict[str, object]:
     recorded, event = logged.recorded, logged.recorded.event
     currency: str | None = account.currency
     amount = before = after = limit = previous_limit = withdrawal = cause = payout = None
+    transfer = to_account = from_account = in_transit = code = None
     match event:
         case MoneyDeposited():
             amount, before, after = event.amount_minor, event.balance_minor - event.amount_minor, event.balance_minor
@@ -115,6 +120,17 @@ def expected_row(logged: LoggedEvent, account: Account) -> dict[str, object]:
         case MoneyRefunded():
             amount, before, after = event.amount_minor, event.balance_minor - event.amount_minor, event.balance_minor
             withdrawal = event.withdrawal_sequence
+        case TransferReceived():
+            amount, before, after = event.amount_minor, event.balance_minor - event.amount_minor, event.balance_minor
+            transfer, from_account = event.transfer_id, event.from_account_id
+        case TransferSent() | TransferCompleted() | TransferReturned():
+            transfer, to_account, in_transit = event.transfer_id, event.to_account_id, account.in_transit_minor
+            amount = event.amount_minor
+            # What is settled where it was received moves nothing on the account that it left long before.
+            if not isinstance(event, TransferCompleted):
+                before, after = account.balance_before_minor, account.balance_minor
+            if isinstance(event, TransferReturned):
+                code = event.code
         case AccountCreated():
             after, limit = 0, event.overdraft_limit_minor
         case OverdraftLimitSet():
@@ -149,6 +165,11 @@ def expected_row(logged: LoggedEvent, account: Account) -> dict[str, object]:
         **_amounts("previous_overdraft_limit", previous_limit, account.currency),
         "cause": cause,
         "payout_reference": payout,
+        "transfer_id": transfer,
+        "to_account_id": to_account,
+        "from_account_id": from_account,
+        **_amounts("in_transit", in_transit, account.currency),
+        "code": code,
         "withdrawal_sequence": withdrawal,
         "partition": logged.partition,
         "offset": logged.offset,

@@ -9,10 +9,10 @@ from typing import Any, Final, assert_never
 
 from elasticsearch import Elasticsearch
 
+from daybook.elasticsearch import address, answering, connect
 from daybook.fold import Account, Fold
 from daybook.log import LoggedEvent
 from daybook.positions import SEARCH
-from daybook.search import address, answering, connect
 from daybook.timetravel.documents import micros_if_time
 from daybook.verify.differences import compare_all, differs, extra, missing
 from daybook.verify.sides import Ahead, Side
@@ -27,6 +27,10 @@ from schemas.events import (
     MoneyRefunded,
     MoneyWithdrawn,
     OverdraftLimitSet,
+    TransferCompleted,
+    TransferReceived,
+    TransferReturned,
+    TransferSent,
     said_cause,
 )
 
@@ -170,6 +174,8 @@ def account_document(account: Account) -> dict[str, object]:
         "status": account.status,
         "currency": account.currency,
         "balance_minor": account.balance_minor,
+        # Left out where there is nothing.
+        "in_transit_minor": account.in_transit_minor or None,
         "overdraft_limit_minor": account.overdraft_limit_minor,
         "opened_at": account.opened_at,
         "closed_at": account.closed_at,
@@ -208,6 +214,14 @@ def event_document(logged: LoggedEvent, account: Account) -> dict[str, object]:
         case MoneyRefunded():
             document["amount_minor"] = event.amount_minor
             document["withdrawal_sequence"] = event.withdrawal_sequence
+        case TransferReceived():
+            document["amount_minor"], document["transfer_id"] = event.amount_minor, event.transfer_id
+            document["from_account_id"] = event.from_account_id
+        case TransferSent() | TransferCompleted() | TransferReturned():
+            document["amount_minor"], document["transfer_id"] = event.amount_minor, event.transfer_id
+            document["to_account_id"], document["in_transit_minor"] = event.to_account_id, account.in_transit_minor
+            if isinstance(event, TransferReturned):
+                document["code"], document["message"] = event.code, event.message
         case OverdraftLimitSet():
             document["limit_minor"], document["previous_limit_minor"] = (
                 event.new_limit_minor,

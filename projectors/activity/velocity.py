@@ -1,5 +1,8 @@
 """The rule about withdrawals in a hurry: so many of an account, or so much, within a window of time.
 
+What an account sends to another counts as a withdrawal: who empties an account sends the money on. It counts when it is
+sent, and still does when it comes back.
+
 The window ends with each withdrawal in turn and slides with it. An alert starts the account's count anew, so that the
 next one takes as many again: one for each such run, not one for each withdrawal after the first run.
 """
@@ -12,7 +15,7 @@ from typing import Any, NamedTuple, Self
 
 from projectors.activity.taken import Taken
 from schemas.alerts import WITHDRAWAL_COUNT, WITHDRAWAL_SUM, Alert, alert_id
-from schemas.events import MoneyWithdrawn
+from schemas.events import MoneyWithdrawn, TransferSent
 from schemas.money import INT64_MAX
 
 
@@ -51,7 +54,7 @@ def withdrew(recent: Recent, taken: Taken, rule: Rule) -> tuple[Recent, list[Ale
     An event that is in already changes nothing and sets off nothing: whoever keeps `Recent` gives the alerts first.
     """
     event = taken.recorded.event
-    if not isinstance(event, MoneyWithdrawn) or taken.offset < recent.next_offset:
+    if not isinstance(event, MoneyWithdrawn | TransferSent) or taken.offset < recent.next_offset:
         return recent, []
     at = taken.recorded.recorded_at
     since = at - rule.window_s * 1_000_000

@@ -23,6 +23,10 @@ from schemas.events import (
     MoneyRefunded,
     MoneyWithdrawn,
     OverdraftLimitSet,
+    TransferCompleted,
+    TransferReceived,
+    TransferReturned,
+    TransferSent,
 )
 
 
@@ -64,9 +68,14 @@ class Volume(NamedTuple):
 
 
 def moves(event: Event) -> tuple[str, int] | None:
-    """The currency and the minor units that an event moves; None when it moves none."""
+    """The currency and the minor units that an event moves into or out of its account; None when it moves none.
+
+    What was received is not moved once more by the event that settles it where it was sent.
+    """
     match event:
         case MoneyDeposited() | MoneyWithdrawn() | MoneyRefunded():
+            return event.currency, event.amount_minor
+        case TransferSent() | TransferReceived() | TransferReturned():
             return event.currency, event.amount_minor
         case (
             AccountCreated()
@@ -75,6 +84,7 @@ def moves(event: Event) -> tuple[str, int] | None:
             | AccountClosed()
             | HolderChanged()
             | OverdraftLimitSet()
+            | TransferCompleted()
         ):
             return None
         case _:

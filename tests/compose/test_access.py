@@ -121,7 +121,7 @@ def test_a_reader_changes_no_balance(stack: Composed, who: str) -> None:
             ("HSET", "balance:A-1", "balance_minor", "1"),
             ("DEL", "balance:A-1"),
             ("ZADD", "balances:EUR", "1", "A-1"),
-            ("FCALL", "daybook_apply_balances_2", "0"),
+            ("FCALL", "daybook_apply_balances_3", "0"),
             ("EVAL", "return redis.call('SET', 'balance:A-1', '1')", "0"),
             ("FLUSHALL",),
             ("CONFIG", "SET", "maxmemory", "1"),

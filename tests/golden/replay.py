@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from projectors.analytics import rows
 from projectors.balances import sets
 from projectors.projector import Batch
 from schemas.codec import Codec
-from schemas.events import CHAIN_START, AccountCreated, RecordedEvent
+from schemas.events import CHAIN_START, AccountCreated, RecordedEvent, TransferSent
 from schemas.released import released
 
 FOLDER: Final = Path(__file__).parent
@@ -53,10 +53,11 @@ def _stream(events: Sequence[RecordedEvent]) -> dict[str, Any]:
     balance: dict[str, Any] = {}
     balances = []
     currency = ""
+    transfers = sorted({r.event.transfer_id for r in events if isinstance(r.event, TransferSent)})
     for offset, recorded in enumerate(events):
         before = 0 if state is None else state.balance_minor
         state = evolve(state, recorded.event)
-        states.append(_state(state))
+        states.append(_state(state, transfers))
         if isinstance(recorded.event, AccountCreated):
             currency = recorded.event.currency
         document = search_documents.evolve(document, recorded, _PARTITION, offset)
@@ -84,18 +85,21 @@ def _event(recorded: RecordedEvent) -> dict[str, Any]:
     return {"type": recorded.type_name, **_plain(own)}
 
 
-def _state(state: Account) -> dict[str, Any]:
-    """The whole state, whatever it is kept in."""
+def _state(state: Account, transfers: Collection[str]) -> dict[str, Any]:
+    """The whole state, whatever it is kept in; of these transfers, those that are in transit."""
     refundable = {n: state.withdrawals.refundable(n) for n in range(1, state.sequence + 1)}
+    in_transit = {transfer_id: state.transfers.in_transit_minor(transfer_id) for transfer_id in transfers}
     return {
         "sequence": state.sequence,
         "currency": state.currency,
         "balance_minor": state.balance_minor,
+        "in_transit_minor": state.in_transit_minor,
         "overdraft_limit_minor": state.overdraft_limit_minor,
         "status": state.status.value,
         "holder_name": state.holder_name,
         "holder_email": state.holder_email,
         "refundable": {str(n): amount for n, amount in refundable.items() if amount is not None},
+        "in_transit": {transfer_id: amount for transfer_id, amount in in_transit.items() if amount is not None},
     }
 
 

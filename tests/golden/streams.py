@@ -6,6 +6,7 @@ What a stream has is fixed for ever once it is recorded (`tests.golden.record`):
 from __future__ import annotations
 
 from typing import Any, Final
+from uuid import UUID
 
 _EVENT: Final = "daybook.account.event"
 
@@ -40,6 +41,38 @@ _UNFROZEN: Final[Entry] = (f"{_EVENT}.AccountUnfrozen", 1, {})
 def _limit(before: int | None, after: int, currency: str = "EUR") -> Entry:
     own = {"previous_limit_minor": before, "new_limit_minor": after, "currency": currency}
     return f"{_EVENT}.v2.OverdraftLimitSet", 1, own
+
+
+def _transfer(name: str, number: int, amount: int, currency: str = "EUR", **own: Any) -> Entry:
+    common = {"transfer_id": str(UUID(int=number)), "amount_minor": amount, "currency": currency}
+    return f"{_EVENT}.{name}", 1, common | own
+
+
+def _sent(number: int, amount: int, balance: int, in_transit: int) -> Entry:
+    after = {"balance_minor": balance, "in_transit_minor": in_transit}
+    return _transfer("TransferSent", number, amount, to_account_id="golden-elsewhere", **after)
+
+
+def _completed(number: int, amount: int, in_transit: int) -> Entry:
+    return _transfer("TransferCompleted", number, amount, to_account_id="golden-elsewhere", in_transit_minor=in_transit)
+
+
+def _returned(number: int, amount: int, balance: int, in_transit: int) -> Entry:
+    return _transfer(
+        "TransferReturned",
+        number,
+        amount,
+        to_account_id="golden-elsewhere",
+        balance_minor=balance,
+        in_transit_minor=in_transit,
+        code="account_closed",
+        message="account golden-elsewhere is closed",
+    )
+
+
+def _received(number: int, amount: int, balance: int, currency: str) -> Entry:
+    own = {"from_account_id": "golden-elsewhere", "balance_minor": balance}
+    return _transfer("TransferReceived", number, amount, currency, **own)
 
 
 STREAMS: Final[dict[str, list[Entry]]] = {
@@ -86,4 +119,29 @@ STREAMS: Final[dict[str, list[Entry]]] = {
         (f"{_EVENT}.AccountClosed", 2, {"payout_reference": None}),
     ],
     "limits": [_opened(overdraft_limit_minor=7), _limit(7, 0), _limit(0, 2**63 - 1), _limit(None, 1)],
+    # The second is settled before the first, and the last is in transit at the end.
+    "transfers-sent": [
+        _opened(overdraft_limit_minor=500),
+        _deposited(1_000, 1_000),
+        _sent(1, 700, 300, 700),
+        _sent(2, 800, -500, 1_500),
+        _completed(2, 800, 700),
+        _returned(1, 700, 200, 0),
+        _withdrawn(50, 150),
+        _sent(3, 1, 149, 1),
+        _completed(3, 1, 0),
+        _frozen(3, cause="UNSPECIFIED"),
+        _UNFROZEN,
+        _sent(4, 2**62, 149 - 2**62, 2**62),
+        _sent(5, 149, -(2**62), 2**62 + 149),
+        _returned(4, 2**62, 0, 149),
+    ],
+    "transfers-received": [
+        _opened(currency="KWD"),
+        _received(1, 2**63 - 1, 2**63 - 1, "KWD"),
+        _withdrawn(2**63 - 1, 0, "KWD"),
+        _received(1, 5, 5, "KWD"),
+        _withdrawn(5, 0, "KWD"),
+        (f"{_EVENT}.AccountClosed", 2, {"payout_reference": None}),
+    ],
 }

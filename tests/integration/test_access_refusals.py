@@ -171,7 +171,7 @@ REDIS_WRITES = (
     ("DEL", "balance:A-1"),
     ("ZADD", "balances:EUR", "1", "A-1"),
     ("SET", "daybook:hold:balances", "1"),
-    ("FCALL", "daybook_apply_balances_2", "0"),
+    ("FCALL", "daybook_apply_balances_3", "0"),
     ("EVAL", "return redis.call('SET', 'balance:A-1', '1')", "0"),
     ("SWAPDB", "0", "1"),
     ("FLUSHDB",),

@@ -18,7 +18,7 @@ from projectors.source import Source
 from schemas.events import AccountClosed, AccountFrozen, RecordedEvent
 from schemas.money import INT64_MAX, INT64_MIN
 from schemas.readmodels import BALANCES_CHECKPOINT_KEY, BALANCES_HOLD_KEY
-from tests.recorded import Model, batch, deposited, logs, opened, plain_fold, recorded
+from tests.recorded import Model, batch, completed, deposited, logs, opened, plain_fold, received, recorded, sent
 
 SOURCE = Source("cluster-1", "account.events", "topic-1")
 
@@ -69,6 +69,32 @@ def test_the_ranking_has_the_open_accounts_of_a_currency_by_balance(redis: Redis
     balances.apply([batch([recorded("A-2", 3, AccountFrozen()), recorded("A-3", 3, AccountClosed())], base=7)])
     assert ranking(redis, "EUR") == ["A-2", "A-1"]
     assert model(redis)["A-3"]["status"] == "closed"
+
+
+def test_money_in_transit_is_beside_the_balance_and_in_no_ranking(redis: Redis, balances: BalancesProjector) -> None:
+    in_transit = 2**53 + 1
+    events = [opened("A-1"), opened("B-1"), deposited("A-1", 2, in_transit + 5)]
+    on_its_way = [*events, sent("A-1", 3, 1, amount=in_transit, balance=5)]
+    balances.apply([batch(on_its_way, base=None)])
+    assert model(redis) == plain_fold(on_its_way)
+    assert (model(redis)["A-1"]["balance_minor"], model(redis)["A-1"]["in_transit_minor"]) == ("5", str(in_transit))
+    assert redis.zscore("balances:EUR", "A-1") == 5
+    settled = [received("B-1", 2, 1, amount=in_transit), completed("A-1", 4, 1, amount=in_transit)]
+    balances.apply([batch(settled, base=4)])
+    assert model(redis) == plain_fold([*on_its_way, *settled])
+    assert model(redis)["A-1"]["in_transit_minor"] == "0"
+    assert ranking(redis, "EUR") == ["A-1", "B-1"]
+
+
+def test_an_account_of_an_earlier_release_gets_what_is_in_transit_with_its_first_transfer(
+    redis: Redis, balances: BalancesProjector
+) -> None:
+    balances.apply([batch([opened("A-1"), deposited("A-1", 2, 100)], base=None)])
+    redis.hdel("balance:A-1", "in_transit_minor")
+    balances.apply([batch([deposited("A-1", 3, 200)], base=2)])
+    assert "in_transit_minor" not in model(redis)["A-1"]
+    balances.apply([batch([sent("A-1", 4, 1, amount=30, balance=170)], base=3)])
+    assert (model(redis)["A-1"]["balance_minor"], model(redis)["A-1"]["in_transit_minor"]) == ("170", "30")
 
 
 @pytest.mark.parametrize("balance", [INT64_MAX, INT64_MIN, 2**53 + 1, -(2**53) - 1, 0])

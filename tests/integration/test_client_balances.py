@@ -45,6 +45,13 @@ def test_a_balance_is_exact(client: Client, server: redis.Redis, amount_minor: i
     assert balance.updated_at == datetime(2024, 2, 29, 12, 0, 0, 1, tzinfo=UTC)
 
 
+def test_what_is_in_transit_and_nothing_where_it_is_not_said(client: Client, server: redis.Redis) -> None:
+    put(server, "A-1", 100)
+    assert client.balance("A-1").in_transit == Money(0, "EUR")
+    server.hset("balance:A-1", "in_transit_minor", INT64_MAX)
+    assert client.balance("A-1").in_transit == Money(INT64_MAX, "EUR")
+
+
 def test_an_unknown_account(client: Client) -> None:
     with pytest.raises(AccountUnknown, match="account A-1"):
         client.balance("A-1")
@@ -95,7 +102,14 @@ def test_a_server_that_falls_silent_is_not_waited_for_either(connections: Connec
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("balance_minor", "1.5"), ("currency", "XXX"), ("sequence", ""), ("updated_at", "9" * 30)]
+    ("field", "value"),
+    [
+        ("balance_minor", "1.5"),
+        ("in_transit_minor", ""),
+        ("currency", "XXX"),
+        ("sequence", ""),
+        ("updated_at", "9" * 30),
+    ],
 )
 def test_what_is_no_balance_is_not_taken_for_one(client: Client, server: redis.Redis, field: str, value: str) -> None:
     put(server, "A-1", 100)

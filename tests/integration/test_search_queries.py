@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from elasticsearch import Elasticsearch
-from msgspec.structs import replace
 
 from daybook import (
     AccountUnknown,
@@ -26,22 +24,19 @@ from daybook import (
     UnreadableRecord,
 )
 from deploy.definitions import apply
-from projectors.projector import Batch
-from projectors.search import SearchProjector
-from projectors.source import Source
 from schemas.connections import Connections
 from schemas.events import (
     AccountClosed,
     AccountCreated,
     AccountFrozen,
-    Event,
     HolderChanged,
     MoneyDeposited,
     MoneyWithdrawn,
     OverdraftLimitSet,
 )
 from tests.processes import environment
-from tests.recorded import START, recorded
+from tests.recorded import START
+from tests.search_index import Index
 
 HOLDERS = {
     "A-1": "Alice Smith",
@@ -52,30 +47,6 @@ HOLDERS = {
     "A-6": "Bob [bold]Builder[/bold]",
     "B-1": "山田 太郎",
 }
-
-
-class Index:
-    """The indices of a ledger, and the projector that writes them."""
-
-    def __init__(self, connections: Connections) -> None:
-        self.connections = connections
-        self.server = Elasticsearch(**connections.elasticsearch(), request_timeout=30)
-        self._projector = SearchProjector(self.server, connections.indices, Source("c", connections.topics.events, "t"))
-        self._offset = self._projector.checkpoint(0)
-
-    def put(self, account_id: str, sequence: int, *events: Event, reason: str | None = None) -> None:
-        """Add events to an account, the first of them with this sequence."""
-        made = [recorded(account_id, number, event) for number, event in enumerate(events, start=sequence)]
-        if reason is not None:
-            made = [replace(item, reason=reason, effective_at=START - 1) for item in made]
-        start = self._offset or 0
-        end = start + len(made)
-        self._projector.apply([Batch(0, self._offset, made, range(start, end), end)])
-        self._offset = end
-
-    def refresh(self) -> None:
-        names = self.connections.indices
-        self.server.indices.refresh(index=[names.accounts, names.account_events])
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +250,7 @@ def test_the_command_line_shows_the_same(index: Index) -> None:
     none = daybook("search", "nobody at all")
     assert (none.returncode, none.stdout, none.stderr) == (0, "", "no account fits\n")
 
-    assert "balance   3.50 EUR" in daybook("account", "C-1", "--at-least", "3").stdout
+    assert "balance    3.50 EUR" in daybook("account", "C-1", "--at-least", "3").stdout
     assert daybook("account", "nobody").returncode == 1
     assert daybook("search", "--status", "open").returncode == 2
 

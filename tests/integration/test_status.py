@@ -54,20 +54,21 @@ def test_a_program_that_runs_is_told_from_one_that_does_not(ledger: Ledger) -> N
     found = until(
         lambda: (
             (all_of := asked(ledger.connections))
-            and all(all_of[program].state is State.RUNNING for program in ("command-service", "balances"))
+            and all(all_of[program].state is State.RUNNING for program in ("command-service", "follow-ups", "balances"))
             and all(reached.lag == 0 for reached in all_of["balances"].partitions)
             and all_of
         ),
         "balances that have caught up",
     )
-    for program in ("command-service", "balances"):
+    for program in ("command-service", "follow-ups", "balances"):
         assert (found[program].state, found[program].problems) == (State.RUNNING, ())
         assert [reached.partition for reached in found[program].partitions] == list(range(PARTITIONS))
         # The broker has the address from which it was reached, which a container's network may have made another.
         assert all(ip_address((reached.member or "").rpartition("@")[2]) for reached in found[program].partitions)
         assert found[program].is_well(60.0)
     # The service commits the offsets of what it has decided, so nothing is left of the commands.
-    assert {reached.behind_s for reached in found["command-service"].partitions} == {0.0}
+    for program in ("command-service", "follow-ups"):
+        assert {reached.behind_s for reached in found[program].partitions} == {0.0}
     for program in ("search", "analytics", "activity"):
         assert found[program].state is State.STOPPED
         assert not found[program].is_well(1e9)

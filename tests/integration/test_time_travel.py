@@ -40,7 +40,7 @@ from tests.conftest import PARTITIONS
 from tests.event_log import Log
 from tests.histories import drawn, states
 from tests.processes import environment
-from tests.recorded import START, opened, recorded
+from tests.recorded import START, completed, opened, recorded, sent
 from tests.unit.test_fold import is_state
 
 
@@ -165,8 +165,8 @@ def test_balances_as_of_any_time_are_the_same_from_index_and_log(
                 known_by_then = [item for item in history if not by_recorded or item.recorded.recorded_at <= known]
                 account = in_force(known_by_then, effective) if by_effective else fold(known_by_then)
                 if account is not None:
-                    expected[account_id] = account.balance_minor
-            assert {balance.account_id: balance.money.amount_minor for balance in found} == expected
+                    expected[account_id] = account.balance_minor, account.in_transit_minor
+            assert {b.account_id: (b.money.amount_minor, b.in_transit.amount_minor) for b in found} == expected
             assert [balance.account_id for balance in found] == sorted(expected)
     assert all(progress.done <= progress.total for progress in told)
     assert any(progress.what == "reading balances of accounts" for progress in told)
@@ -186,6 +186,21 @@ def test_balances_are_exact_within_a_millisecond(written: Written, client: Clien
     for number in (0, 1, 998, 999):
         found = next(b for b in client.past.balances(moment_of(START + number)) if b.account_id == "D-1")
         assert (found.money.amount_minor, found.events) == (number, number + 1)
+
+
+def test_money_in_transit_is_exact_within_a_millisecond_too(written: Written, client: Client) -> None:
+    # One transfer after the other, each done before the next, in one millisecond; and then deposits, which say nothing.
+    pairs = [(sent("E-1", n, n), completed("E-1", n + 1, n)) for n in range(2, 600, 2)]
+    events = [opened("E-1"), *(event for pair in pairs for event in pair), *deposits("E-1", 600, 602)]
+    written.log.append(
+        [replace(item, recorded_at=START + number, effective_at=START) for number, item in enumerate(events)]
+    )
+    written.index.catch_up()
+    for number, in_transit in ((0, 0), (1, 1), (2, 0), (301, 1), (302, 0), (597, 1), (600, 0)):
+        for from_log in (False, True):
+            balances = client.past.balances(moment_of(START + number), from_log=from_log)
+            found = next(b for b in balances if b.account_id == "E-1")
+            assert (found.in_transit.amount_minor, found.events) == (in_transit, number + 1)
 
 
 def test_there_is_nothing_of_an_account_that_never_was(client: Client) -> None:
@@ -409,6 +424,14 @@ def test_the_commands(written: Written, daybook: Daybook) -> None:
     assert total["currency"] == "EUR"
     assert total["total_minor"] == sum(account["balance_minor"] for account in accounts)
     assert total["accounts"] == len(accounts) > len(written.histories)
+    assert total["in_transit_minor"] == sum(account["in_transit_minor"] for account in accounts)
+    assert "in transit" not in shown
+    written.log.append([sent("C-1", 6, 1, amount=4, balance=0)])
+    written.index.catch_up()
+    assert "balance     0.00 EUR\nin transit  0.04 EUR\n" in daybook("as-of", "C-1")[1]
+    assert "in transit  0.00 EUR  0.04 EUR" in daybook("diff", "C-1", "--from", "5")[1]
+    rows = [row for row in daybook("balances")[1].splitlines() if row.startswith("C-1 ")]
+    assert rows[0].endswith(" 6 events, 0.04 EUR in transit")
     code, shown, said = daybook("as-of", "C-1", "--at", "2020-01-01T00:00Z")
     assert (code, shown) == (1, "")
     assert "error: there was no account C-1 at 2020-01-01 00:00:00 UTC" in said

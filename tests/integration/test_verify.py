@@ -21,47 +21,15 @@ from daybook.analytics.catalog import account_events
 from daybook.verify.run import Outcome, Verdict, verify
 from deploy.definitions import apply
 from schemas.connections import Connections
-from schemas.events import (
-    AccountClosed,
-    AccountCreated,
-    AccountFrozen,
-    AccountUnfrozen,
-    Event,
-    HolderChanged,
-    MoneyDeposited,
-    MoneyRefunded,
-    MoneyWithdrawn,
-    OverdraftLimitSet,
-)
+from schemas.events import Event, MoneyDeposited
 from schemas.iceberg import write_days
 from tests.conftest import PARTITIONS
 from tests.event_log import Log
+from tests.lives import HISTORY, TRANSFERS, lives
 from tests.processes import Process, environment
 from tests.recorded import recorded
 
 MODELS = ("balances", "search", "analytics")
-
-HISTORY: tuple[Event, ...] = (
-    AccountCreated(currency="KWD", holder_name="Ada", holder_email="ada@example.org", overdraft_limit_minor=10),
-    MoneyDeposited(amount_minor=2**60 + 1, currency="KWD", balance_minor=2**60 + 1),
-    MoneyWithdrawn(amount_minor=2**60, currency="KWD", balance_minor=1),
-    MoneyRefunded(amount_minor=5, currency="KWD", balance_minor=6, withdrawal_sequence=3),
-    OverdraftLimitSet(previous_limit_minor=5, new_limit_minor=0, currency="KWD"),
-    HolderChanged(holder_name="Grace", holder_email=None),
-    AccountFrozen(),
-    AccountUnfrozen(),
-    MoneyWithdrawn(amount_minor=6, currency="KWD", balance_minor=0),
-    AccountClosed(),
-)
-"""One event of each type, and an account's whole life."""
-
-
-def lives(accounts: range) -> Iterator[tuple[str, int, Event]]:
-    """Accounts at each stage of a life, their events in turn."""
-    for sequence, event in enumerate(HISTORY, start=1):
-        for number in accounts:
-            if sequence <= number % len(HISTORY) + 1:
-                yield f"A-{number}", sequence, event
 
 
 @dataclass(frozen=True)
@@ -92,6 +60,7 @@ def models(new_connections: Callable[[], Connections], tmp_path_factory: pytest.
     models = Models(connections, Log(connections), projectors)
     try:
         models.append(lives(range(60)))
+        models.append(iter(TRANSFERS))
         yield models
     finally:
         for projector in projectors:
@@ -103,10 +72,10 @@ def models(new_connections: Callable[[], Connections], tmp_path_factory: pytest.
 def test_models_are_equal_while_the_ledger_goes_on(models: Models) -> None:
     first = models.verified()
     assert [verdict.outcome for verdict in first.values()] == [Outcome.EQUAL] * 3, first
-    events = sum(1 for _ in lives(range(60)))
+    events = sum(1 for _ in lives(range(60))) + len(TRANSFERS)
     assert [(verdict.accounts, verdict.events) for verdict in first.values()] == [
-        (60, None),
-        (60, events),
+        (62, None),
+        (62, events),
         (None, events),
     ]
     going = threading.Event()
@@ -149,6 +118,10 @@ def _changed(models: Models, what: str, redis: Redis) -> None:
             redis.hset("balance:A-3", "balance_minor", 7)
         case "time":
             redis.hincrby("balance:A-3", "updated_at", 1)
+        case "in transit":
+            redis.hset("balance:T-1", "in_transit_minor", 0)
+        case "not in transit":
+            redis.hdel("balance:T-1", "in_transit_minor")
         case "no status":
             redis.hdel("balance:A-3", "status")
         case "later":
@@ -177,6 +150,8 @@ def _changed(models: Models, what: str, redis: Redis) -> None:
     [
         ("balance", "account A-3: balance_minor is 7, where the log gives 6"),
         ("time", "account A-3: updated_at is 1750000004000001, where the log gives 1750000004000000"),
+        ("in transit", "account T-1: in_transit_minor is 0, where the log gives 2"),
+        ("not in transit", "account T-1: in_transit_minor is 0, where the log gives 2"),
         ("no status", "account A-3: status is not there, where the log gives active"),
         ("later", "account A-3: sequence is 99, where the log gives 4"),
         ("missing", "account A-3 is missing"),
@@ -203,6 +178,17 @@ def test_damaged_balances_are_named(still: Models, what: str, said: str) -> None
     assert (verdict.outcome, str(verdict.difference)) == (Outcome.DIFFERS, said)
 
 
+def test_balances_that_an_earlier_release_wrote_have_nothing_in_transit(still: Models) -> None:
+    with Redis.from_url(still.connections.redis()) as redis:
+        for account_id in ("A-3", "T-2"):
+            assert redis.hdel(f"balance:{account_id}", "in_transit_minor") == 1
+        try:
+            assert still.verified("balances")["balances"].outcome is Outcome.EQUAL
+        finally:
+            for account_id in ("A-3", "T-2"):
+                redis.hset(f"balance:{account_id}", "in_transit_minor", 0)
+
+
 @pytest.mark.parametrize(
     ("index", "doc_id", "change", "said"),
     [
@@ -213,6 +199,31 @@ def test_damaged_balances_are_named(still: Models, what: str, said: str) -> None
             "A-8",
             {"closed_at": "2025-01-01"},
             "account A-8: closed_at is 2025-01-01, where the log gives none",
+        ),
+        (
+            "accounts",
+            "T-1",
+            {"in_transit_minor": None},
+            "account T-1: in_transit_minor is not there, where the log gives 2",
+        ),
+        ("accounts", "A-3", {"in_transit_minor": 5}, "account A-3: in_transit_minor is 5, where the log gives none"),
+        (
+            "account_events",
+            "T-1/4",
+            {"in_transit_minor": 4},
+            "event T-1/4: in_transit_minor is 4, where the log gives 3",
+        ),
+        (
+            "account_events",
+            "T-2/2",
+            {"from_account_id": "A-3"},
+            "event T-2/2: from_account_id is A-3, where the log gives",
+        ),
+        (
+            "account_events",
+            "T-1/5",
+            {"message": "no"},
+            "event T-1/5: message is no, where the log gives account T-2 is",
         ),
         ("accounts", "A-3", {"sequence": 99}, "account A-3: sequence is 99, where the log gives 4"),
         ("accounts", "A-3", None, "account A-3 is missing"),

@@ -14,11 +14,15 @@ from schemas.commands import (
     AnyCommand,
     ChangeHolder,
     CloseAccount,
+    CompleteTransfer,
     Deposit,
     Freeze,
     OpenAccount,
+    ReceiveTransfer,
     Refund,
+    ReturnTransfer,
     SetOverdraftLimit,
+    Transfer,
     Unfreeze,
     Withdraw,
 )
@@ -30,12 +34,21 @@ from schemas.events import (
     MoneyRefunded,
     MoneyWithdrawn,
     OverdraftLimitSet,
+    TransferCompleted,
+    TransferReceived,
+    TransferReturned,
+    TransferSent,
 )
 
 NOW: Final = 1_750_000_000_000_000
 """A moment in June 2025, in microseconds since the Unix epoch."""
 
 ACCOUNT: Final = "acc-1"
+OTHER: Final = "acc-2"
+"""The account at the other end of a transfer."""
+
+CAUSE: Final = "01977375-f600-7000-8444-555555555555"
+TRANSFER_ID: Final = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"
 
 
 def given(*events: Event) -> Given:
@@ -151,6 +164,50 @@ def close_account(payout_reference: str | None = None, **common: Unpack[Common])
     return CloseAccount(payout_reference=payout_reference, **_common(common))
 
 
+def transfer(
+    amount_minor: int = 100,
+    currency: str = "EUR",
+    to_account_id: str = OTHER,
+    transfer_id: str = TRANSFER_ID,
+    **common: Unpack[Common],
+) -> Transfer:
+    return Transfer(
+        transfer_id=transfer_id,
+        to_account_id=to_account_id,
+        amount_minor=amount_minor,
+        currency=currency,
+        **_common(common),
+    )
+
+
+def receive(
+    amount_minor: int = 100, currency: str = "EUR", transfer_id: str = TRANSFER_ID, **common: Unpack[Common]
+) -> ReceiveTransfer:
+    return ReceiveTransfer(
+        transfer_id=transfer_id,
+        from_account_id=OTHER,
+        amount_minor=amount_minor,
+        currency=currency,
+        causation_id=CAUSE,
+        **_common(common),
+    )
+
+
+def complete(transfer_id: str = TRANSFER_ID, **common: Unpack[Common]) -> CompleteTransfer:
+    return CompleteTransfer(transfer_id=transfer_id, to_account_id=OTHER, causation_id=CAUSE, **_common(common))
+
+
+def give_back(transfer_id: str = TRANSFER_ID, **common: Unpack[Common]) -> ReturnTransfer:
+    return ReturnTransfer(
+        transfer_id=transfer_id,
+        to_account_id=OTHER,
+        code="account_closed",
+        message="account acc-2 is closed",
+        causation_id=CAUSE,
+        **_common(common),
+    )
+
+
 def created(
     currency: str = "EUR", holder_name: str = "Ada", holder_email: str | None = None, overdraft_limit_minor: int = 0
 ) -> AccountCreated:
@@ -182,4 +239,65 @@ def refunded(withdrawal_sequence: int, amount_minor: int, balance_minor: int, cu
 def limit_set(previous_limit_minor: int | None, new_limit_minor: int, currency: str = "EUR") -> OverdraftLimitSet:
     return OverdraftLimitSet(
         previous_limit_minor=previous_limit_minor, new_limit_minor=new_limit_minor, currency=currency
+    )
+
+
+def sent(
+    amount_minor: int,
+    balance_minor: int,
+    in_transit_minor: int,
+    currency: str = "EUR",
+    to_account_id: str = OTHER,
+    transfer_id: str = TRANSFER_ID,
+) -> TransferSent:
+    return TransferSent(
+        transfer_id=transfer_id,
+        to_account_id=to_account_id,
+        amount_minor=amount_minor,
+        currency=currency,
+        balance_minor=balance_minor,
+        in_transit_minor=in_transit_minor,
+    )
+
+
+def received(
+    amount_minor: int, balance_minor: int, currency: str = "EUR", transfer_id: str = TRANSFER_ID
+) -> TransferReceived:
+    return TransferReceived(
+        transfer_id=transfer_id,
+        from_account_id=OTHER,
+        amount_minor=amount_minor,
+        currency=currency,
+        balance_minor=balance_minor,
+    )
+
+
+def completed(
+    amount_minor: int, in_transit_minor: int = 0, currency: str = "EUR", transfer_id: str = TRANSFER_ID
+) -> TransferCompleted:
+    return TransferCompleted(
+        transfer_id=transfer_id,
+        to_account_id=OTHER,
+        amount_minor=amount_minor,
+        currency=currency,
+        in_transit_minor=in_transit_minor,
+    )
+
+
+def returned(
+    amount_minor: int,
+    balance_minor: int,
+    in_transit_minor: int = 0,
+    currency: str = "EUR",
+    transfer_id: str = TRANSFER_ID,
+) -> TransferReturned:
+    return TransferReturned(
+        transfer_id=transfer_id,
+        to_account_id=OTHER,
+        amount_minor=amount_minor,
+        currency=currency,
+        balance_minor=balance_minor,
+        in_transit_minor=in_transit_minor,
+        code="account_closed",
+        message="account acc-2 is closed",
     )

@@ -7,7 +7,7 @@ from typing import Any, Final
 from command_service.packing import Packing
 from schemas.alerts import WITHDRAWAL_COUNT, Alert, alert_id
 from schemas.codec import Codec
-from schemas.commands import CommandReply, CommandStatus
+from schemas.commands import FOLLOW_UP_TYPES, CommandReply, CommandStatus
 from schemas.events import CHAIN_START
 from schemas.topics import Topics
 from tests.unit.given import NOW, deposit, deposited
@@ -20,6 +20,7 @@ REGISTRY: Final = MemoryRegistry.deployed(TOPICS)
 def codec_of(registry: MemoryRegistry) -> Codec:
     codec = Codec(registry)
     codec.look_up_commands(TOPICS.commands)
+    codec.look_up_commands(TOPICS.followups, FOLLOW_UP_TYPES)
     codec.look_up_events(TOPICS.events)
     codec.look_up_replies(TOPICS.replies)
     codec.look_up_alerts(TOPICS.alerts)

@@ -15,11 +15,16 @@ from schemas.commands import (
     CloseAccount,
     CommandReply,
     CommandStatus,
+    CompleteTransfer,
     Deposit,
+    FollowUp,
     Freeze,
     OpenAccount,
+    ReceiveTransfer,
     Refund,
+    ReturnTransfer,
     SetOverdraftLimit,
+    Transfer,
     Unfreeze,
     Withdraw,
 )
@@ -42,6 +47,7 @@ _BY_ANNOTATION: Final[dict[Any, st.SearchStrategy[Any]]] = {
 _BY_NAME: Final[dict[str, st.SearchStrategy[Any]]] = {
     "command_id": ANY_UUIDS,
     "event_id": ANY_UUIDS,
+    "transfer_id": ANY_UUIDS,
     "event_count": st.integers(-(2**31), 2**31 - 1),
     "status": st.sampled_from(CommandStatus),
 }
@@ -100,6 +106,44 @@ def _meeting(record_type: type[AnyCommand], **own: st.SearchStrategy[Any]) -> st
 _DEPOSITS: Final = _meeting(Deposit, amount_minor=_AMOUNTS, currency=_CURRENCIES)
 _WITHDRAWALS: Final = _meeting(Withdraw, amount_minor=_AMOUNTS, currency=_CURRENCIES)
 _REFUNDS: Final = _meeting(Refund, amount_minor=_AMOUNTS, currency=_CURRENCIES, withdrawal_sequence=st.integers(-1, 12))
+# Few, so that a transfer is sent again, and settled after it was sent, before, or twice.
+_TRANSFER_IDS: Final = _mostly(st.integers(1, 6).map(lambda number: str(UUID(int=number))), 30, "1", "")
+_OTHER_ACCOUNTS: Final = _mostly(st.sampled_from(["acc-2", "acc-3"]), 30, ACCOUNT, "a/1")
+_FOLLOW_UP: Final = _COMMON | {
+    "account_id": st.just(ACCOUNT),
+    "expected_version": st.none(),
+    "transfer_id": st.integers(1, 6).map(lambda number: str(UUID(int=number))),
+    "causation_id": UUIDS,
+}
+
+
+def _following(record_type: type[FollowUp], **own: st.SearchStrategy[Any]) -> st.SearchStrategy[AnyCommand]:
+    """As the service gives them: of what was accepted before."""
+    return st.fixed_dictionaries(_FOLLOW_UP | own).map(lambda drawn: record_type(**drawn))
+
+
+_TRANSFERS: Final = _meeting(
+    Transfer,
+    transfer_id=_TRANSFER_IDS,
+    to_account_id=_OTHER_ACCOUNTS,
+    amount_minor=_AMOUNTS,
+    currency=_CURRENCIES,
+)
+_SETTLING: Final = st.one_of(
+    _following(CompleteTransfer, to_account_id=st.just("acc-2")),
+    _following(
+        ReturnTransfer,
+        to_account_id=st.just("acc-2"),
+        code=st.just("account_closed"),
+        message=st.just("account acc-2 is closed"),
+    ),
+)
+_RECEIVING: Final = _following(
+    ReceiveTransfer,
+    from_account_id=st.just("acc-2"),
+    amount_minor=_mostly(st.integers(1, 50), 20, INT64_MAX - 20, INT64_MAX),
+    currency=_CURRENCIES,
+)
 _OTHERS: Final = st.one_of(
     _meeting(
         OpenAccount, currency=_CURRENCIES, holder_name=_NAMES, holder_email=st.none(), overdraft_limit_minor=_LIMITS
@@ -114,6 +158,9 @@ MEETING_COMMANDS: Final[st.SearchStrategy[AnyCommand]] = st.one_of(
     _WITHDRAWALS,
     _REFUNDS,
     _meeting(SetOverdraftLimit, limit_minor=_LIMITS, currency=_CURRENCIES),
+    _TRANSFERS,
+    _SETTLING,
+    _RECEIVING,
     st.integers(0, 3).flatmap(lambda drawn: _OTHERS if drawn == 0 else _meeting(Unfreeze)),
 )
 """Commands to one account that are often accepted, and are refused for every reason there is."""

@@ -3,13 +3,17 @@
 import pytest
 
 from command_service.domain.account import Account, Status, evolve
+from command_service.domain.transfers import Transfers
 from command_service.domain.withdrawals import Withdrawals
 from schemas.events import AccountClosed, AccountFrozen, AccountUnfrozen, Event, FreezeCause, HolderChanged
 from schemas.money import INT64_MAX
 from tests.unit.given import (
     NOW,
+    OTHER,
+    TRANSFER_ID,
     change_holder,
     close_account,
+    completed,
     created,
     deposit,
     deposited,
@@ -18,13 +22,18 @@ from tests.unit.given import (
     given,
     limit_set,
     open_account,
+    received,
     refund,
     refunded,
+    returned,
+    sent,
     set_overdraft_limit,
     unfreeze,
     withdraw,
     withdrawn,
 )
+
+ONE = "00000000-0000-4000-8000-000000000001"
 
 
 class TestWhatCommandsLeadTo:
@@ -118,6 +127,8 @@ class TestWhatEventsDo:
             holder_name="Ada",
             holder_email="ada@example.org",
             withdrawals=Withdrawals(),
+            in_transit_minor=0,
+            transfers=Transfers(),
         )
 
     def test_every_event_moves_the_sequence_by_one(self) -> None:
@@ -131,20 +142,33 @@ class TestWhatEventsDo:
                 HolderChanged(holder_name="Grace"),
                 AccountFrozen(),
                 AccountUnfrozen(),
-                withdrawn(10, 0),
+                sent(7, 3, 7, transfer_id=ONE),
+                sent(2, 1, 9),
+                received(9, 10, transfer_id=ONE),
+                completed(7, 2, transfer_id=ONE),
+                returned(2, 12),
+                withdrawn(12, 0),
                 AccountClosed(),
             )
         )
         assert state == Account(
-            sequence=10,
+            sequence=15,
             currency="EUR",
             balance_minor=0,
             overdraft_limit_minor=5,
             status=Status.CLOSED,
             holder_name="Grace",
             holder_email=None,
-            withdrawals=Withdrawals().withdrawn(3, 4).refunded(3, 4).withdrawn(9, 10),
+            withdrawals=Withdrawals().withdrawn(3, 4).refunded(3, 4).withdrawn(14, 12),
+            in_transit_minor=0,
+            transfers=Transfers().sent(ONE, 7, OTHER).settle(ONE).sent(TRANSFER_ID, 2, OTHER).settle(TRANSFER_ID),
         )
+
+    def test_what_is_sent_is_in_transit_and_not_in_the_balance(self) -> None:
+        state = fold((created(), deposited(10, 10), sent(7, 3, 7)))
+        assert state is not None
+        assert (state.sequence, state.balance_minor, state.in_transit_minor) == (3, 3, 7)
+        assert state.transfers.in_transit_minor(TRANSFER_ID) == 7
 
     def test_the_status_follows_freezing_and_releasing(self) -> None:
         frozen = fold((created(), AccountFrozen()))
@@ -153,7 +177,7 @@ class TestWhatEventsDo:
         assert evolve(frozen, AccountUnfrozen()).status is Status.ACTIVE
 
     @pytest.mark.parametrize(
-        "event", [deposited(1, 1), AccountFrozen(), AccountClosed()], ids=lambda e: type(e).__name__
+        "event", [deposited(1, 1), AccountFrozen(), AccountClosed(), received(1, 1)], ids=lambda e: type(e).__name__
     )
     def test_a_stream_without_a_beginning_is_an_error(self, event: Event) -> None:
         with pytest.raises(ValueError, match=f"{type(event).__name__} came before AccountCreated"):

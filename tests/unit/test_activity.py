@@ -19,7 +19,7 @@ from schemas.alerts import WITHDRAWAL_COUNT, WITHDRAWAL_SUM, Alert
 from schemas.connections import Connections, NotConfigured
 from schemas.events import AccountFrozen, MoneyDeposited, MoneyWithdrawn
 from schemas.money import INT64_MAX
-from tests.recorded import recorded
+from tests.recorded import completed, received, recorded, returned, sent
 
 faust_windows = pytest.importorskip("faust.windows", reason="the activity extra is not installed")
 app = pytest.importorskip("projectors.activity.app", reason="the activity extra is not installed")
@@ -69,6 +69,22 @@ class TestVolumes:
             (VolumeKey(0, "EUR", "MoneyDeposited"), (NOON, NOON + 59.9)): [(4, 7)]
         }
 
+    def test_a_transfer_is_counted_where_it_moves_a_balance(self) -> None:
+        events = [
+            sent("A-1", 2, 1, amount=30),
+            received("B-1", 2, 1, amount=30),
+            completed("A-1", 3, 1, amount=30),
+            sent("A-1", 4, 2, amount=5),
+            returned("A-1", 5, 2, amount=5),
+        ]
+        taken = [Taken(0, offset, event) for offset, event in enumerate(events)]
+        found = by_window(taken, MINUTES.ranges, 0)
+        assert {key.event_type: moved for (key, _), moved in found.items()} == {
+            "TransferSent": [(0, 30), (3, 5)],
+            "TransferReceived": [(1, 30)],
+            "TransferReturned": [(4, 5)],
+        }
+
     @given(st.lists(st.integers(1, INT64_MAX), max_size=30), st.data())
     def test_what_is_delivered_again_counts_once_whatever_was_stored_meanwhile(
         self, amounts: list[int], data: st.DataObject
@@ -104,6 +120,24 @@ class TestVelocity:
         [alert] = run([withdrawal(0, NOON, 1), withdrawal(1, NOON, 999)], self.RULE)[1]
         assert (alert.rule, alert.limit, alert.amount_minor, alert.count) == (WITHDRAWAL_SUM, 1000, 1000, 2)
         assert run([withdrawal(0, NOON, 5000, "JPY")], self.RULE)[1] == []
+
+    def test_what_is_sent_to_another_account_counts_as_a_withdrawal_and_is_not_taken_back(self) -> None:
+        events = [
+            sent("A-1", 2, 1, amount=400),
+            returned("A-1", 3, 1, amount=400),
+            sent("A-1", 4, 2, amount=500),
+            completed("A-1", 5, 2, amount=500),
+            received("A-1", 6, 3, sender="B-1", amount=10_000),
+        ]
+        taken = [Taken(0, offset, event) for offset, event in enumerate(events)]
+        recent, alerts = run(taken, self.RULE)
+        assert (alerts, [amount for _, amount in recent.withdrawals]) == ([], [400, 500])
+        at_s = events[-1].recorded_at / 1_000_000 + 1
+        alerts = run([withdrawal(9, at_s, 100)], self.RULE, recent)[1]
+        assert [(alert.rule, alert.count, alert.amount_minor) for alert in alerts] == [
+            (WITHDRAWAL_COUNT, 3, 1000),
+            (WITHDRAWAL_SUM, 3, 1000),
+        ]
 
     def test_both_rules_may_be_met_at_once(self) -> None:
         alerts = run([withdrawal(n, NOON, 400) for n in range(3)], self.RULE)[1]

@@ -212,7 +212,7 @@ def test_files_of_a_release_before_a_column_are_asked_and_compacted_with_those_a
     to: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as before_them:
-        older = Schema(*analytics_table.SCHEMA.fields[:-4])
+        older = Schema(*analytics_table.SCHEMA.fields[: -len(analytics_table._ADDED)])
         before_them.setattr(analytics_table, "SCHEMA", older)
         before_them.setattr(analytics_table, "_ADDED", ())
         before_them.setattr(analytics, "_ARROW", schema_to_pyarrow(older, include_field_ids=False))

@@ -32,7 +32,18 @@ from schemas.events import (
 from schemas.iceberg import Place, place
 from schemas.money import EXPONENTS, INT64_MAX, INT64_MIN
 from tests.analytics_table import DAY_US, FIRST_DAY, SOURCE, connections, filled, projector
-from tests.recorded import batch, deposited, logs, opened, recorded
+from tests.recorded import (
+    batch,
+    completed,
+    deposited,
+    logs,
+    opened,
+    received,
+    recorded,
+    returned,
+    sent,
+    transfer_id,
+)
 
 EVENTS = [opened("A-1"), *(deposited("A-1", sequence, sequence - 1) for sequence in range(2, 8))]
 
@@ -129,7 +140,39 @@ def test_what_a_row_has(to: Connections, table: Table) -> None:
         "previous_overdraft_limit_minor": None,
         "cause": None,
         "payout_reference": None,
+        "transfer_id": None,
+        "to_account_id": None,
+        "from_account_id": None,
+        "in_transit": None,
+        "in_transit_minor": None,
+        "code": None,
     }
+
+
+def test_what_a_transfer_has_on_both_accounts() -> None:
+    events = [
+        sent("A-1", 3, 1, amount=30, balance=70, in_transit=50),
+        received("B-1", 2, 1, amount=30, balance=90),
+        completed("A-1", 4, 1, amount=30, in_transit=20),
+        returned("A-1", 5, 2, amount=20, balance=90),
+    ]
+    found = rows([batch(events, base=None)])
+
+    names = ("amount_minor", "balance_before_minor", "balance_after_minor", "in_transit_minor", "in_transit")
+    assert [found[name].to_pylist() for name in names] == [
+        [30, 30, 30, 20],
+        [100, 60, None, 70],
+        [70, 90, None, 90],
+        [50, None, 20, 0],
+        [Decimal("0.5000"), None, Decimal("0.2000"), Decimal("0.0000")],
+    ]
+    names = ("transfer_id", "to_account_id", "from_account_id", "code")
+    assert [found[name].to_pylist() for name in names] == [
+        [transfer_id(1), transfer_id(1), transfer_id(1), transfer_id(2)],
+        ["B-1", None, "B-1", "B-1"],
+        [None, "A-1", None, None],
+        [None, None, None, "account_closed"],
+    ]
 
 
 def test_events_that_move_no_money_have_no_amount_and_what_they_set() -> None:
@@ -270,12 +313,16 @@ def test_a_table_of_an_older_release_gets_the_columns_it_lacks(to: Connections, 
     projector(to).apply([batch(EVENTS, base=None)])
     before = table.refresh().schema()
     with table.update_schema(allow_incompatible_changes=True) as update:
-        for name in ("previous_overdraft_limit", "previous_overdraft_limit_minor", "cause", "payout_reference"):
+        for name in (
+            *("previous_overdraft_limit", "previous_overdraft_limit_minor", "cause", "payout_reference"),
+            *("transfer_id", "to_account_id", "from_account_id", "in_transit", "in_transit_minor", "code"),
+        ):
             update.delete_column(name)
     later = [
         recorded("A-9", 1, OverdraftLimitSet(previous_limit_minor=5, new_limit_minor=9, currency="EUR")),
         recorded("A-9", 2, AccountFrozen(cause=FreezeCause.COURT_ORDER)),
         recorded("A-9", 3, AccountClosed(payout_reference="SEPA 7")),
+        returned("A-9", 4, 1, amount=30, in_transit=20),
     ]
 
     projector(to).apply([batch(later, base=len(EVENTS))])
@@ -284,7 +331,9 @@ def test_a_table_of_an_older_release_gets_the_columns_it_lacks(to: Connections, 
     rows = table.scan().to_arrow().sort_by("offset").to_pylist()
     own = ("overdraft_limit", "previous_overdraft_limit", "previous_overdraft_limit_minor", "cause", "payout_reference")
     assert [tuple(row[name] for name in own[1:]) for row in rows[: len(EVENTS)]] == [(None,) * 4] * len(EVENTS)
-    assert [tuple(row[name] for name in own) for row in rows[len(EVENTS) :]] == [
+    *rest, back = rows[len(EVENTS) :]
+    assert (back["transfer_id"], back["in_transit_minor"], back["code"]) == (transfer_id(1), 20, "account_closed")
+    assert [tuple(row[name] for name in own) for row in rest] == [
         (Decimal("0.0900"), Decimal("0.0500"), 5, None, None),
         (None, None, None, "COURT_ORDER", None),
         (None, None, None, None, "SEPA 7"),

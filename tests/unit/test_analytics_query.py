@@ -21,7 +21,8 @@ from daybook.analytics.plot import NothingToDraw, draw
 from daybook.analytics.query import Answer, BadQuery, NoSuchSnapshot, arrow_source, query
 from daybook.cli.app import app
 from daybook.errors import Unreachable
-from tests.analytics_table import connections, filled
+from tests.analytics_table import connections, filled, projector
+from tests.recorded import batch, completed, deposited, opened, received, returned, sent
 
 ACCOUNTS = [("A-1", "EUR"), ("A-2", "JPY"), ("A-3", "KWD")]
 DAYS = 30
@@ -130,9 +131,43 @@ def test_daily_flows(table: Table) -> None:
     named = QUERIES["daily-flows"]
     answer = query(table, named.sql, named.values({"currency": "KWD", "since": "2026-03-01", "until": "2026-03-03"}))
 
-    assert answer.columns == ["day", "currency", "deposited", "refunded", "withdrawn", "net", "movements"]
+    assert answer.columns == [
+        *("day", "currency", "deposited", "refunded", "withdrawn", "received", "returned", "sent", "net", "movements")
+    ]
+    zero = Decimal(0)
     assert answer.rows == [
-        (dt.date(2026, 3, day), "KWD", Decimal(30), Decimal(0), Decimal(10), Decimal(20), 2) for day in (1, 2)
+        (dt.date(2026, 3, day), "KWD", Decimal(30), zero, Decimal(10), zero, zero, zero, Decimal(20), 2)
+        for day in (1, 2)
+    ]
+
+
+def test_transfers_are_movements_but_not_once_more_when_they_arrive(tmp_path: Path) -> None:
+    events = [
+        *(opened("T-1"), opened("T-2"), deposited("T-1", 2, 1)),
+        *(sent("T-1", 3, 1, to="T-2", amount=5000, balance=-4999), sent("T-1", 4, 2, amount=300, balance=-5299)),
+        *(received("T-2", 2, 1, sender="T-1", amount=5000), completed("T-1", 5, 1, to="T-2", amount=5000)),
+        returned("T-1", 6, 2, amount=300, balance=-4999),
+    ]
+    projector(connections(tmp_path)).apply([batch(events, base=None)])
+
+    def rows(name: str, **given: str) -> list[tuple[object, ...]]:
+        named = QUERIES[name]
+        with account_events(connections(tmp_path)) as table:
+            return query(table, named.sql, named.values(given)).rows
+
+    (flows,) = rows("daily-flows")
+    assert flows[2:] == (Decimal("0.01"), 0, 0, 50, 3, 53, Decimal("0.01"), 5)
+    assert rows("top-movers") == [
+        ("EUR", "T-2", 50, 50, 0, 1),
+        ("EUR", "T-1", Decimal("-49.99"), Decimal("3.01"), 53, 4),
+    ]
+    statement = rows("monthly-statement", account="T-1", month="2025-06")
+    assert [(row[1], row[2], row[7]) for row in statement] == [
+        ("AccountCreated", None, None),
+        ("MoneyDeposited", Decimal("0.01"), None),
+        ("TransferSent", Decimal(-50), "T-2"),
+        ("TransferSent", Decimal(-3), "B-1"),
+        ("TransferReturned", Decimal(3), "B-1"),
     ]
 
 

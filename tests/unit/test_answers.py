@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from msgspec.structs import fields, replace
 
 from command_service.answers import Answer, Answers, command_key, fingerprint
-from schemas.commands import AnyCommand, Deposit, Withdraw
+from schemas.commands import AnyCommand, Deposit, Transfer, Withdraw
+from schemas.topics import FOLLOW_UP_FINGERPRINT
 from tests.unit.strategies import ANY_COMMAND
 
 HOUR = 3_600_000_000
@@ -86,8 +87,16 @@ def test_a_fingerprint_is_the_same_in_every_release() -> None:
     }
     assert fingerprint(Deposit(**common)).hex() == "f390eae7038b5cdd"
     assert fingerprint(Withdraw(**common, reason="rent")).hex() == "acbee476e85d7e50"
+    transfer = Transfer(**common, transfer_id="00000000-0000-4000-8000-000000000001", to_account_id="B-2")
+    assert fingerprint(transfer).hex() == "d09c55326d8827fa"
 
 
 @pytest.mark.parametrize("text", ["ABCDEF00-0000-4000-8000-000000000001", "abcdef00-0000-4000-8000-000000000001"])
 def test_a_commands_key_is_its_uuid_in_either_case(text: str) -> None:
-    assert command_key(text) == uuid.UUID(text).bytes
+    assert command_key(text, b"") == uuid.UUID(text).bytes
+
+
+def test_a_follow_up_is_remembered_apart_from_a_clients_command_of_the_same_id() -> None:
+    command_id = "abcdef00-0000-4000-8000-000000000001"
+    assert command_key(command_id, FOLLOW_UP_FINGERPRINT) != command_key(command_id, b"12345678")
+    assert command_key(command_id.upper(), FOLLOW_UP_FINGERPRINT) == command_key(command_id, FOLLOW_UP_FINGERPRINT)

@@ -9,7 +9,19 @@ from hypothesis import strategies as st
 from projectors.balances import Change, collapse
 from projectors.projector import CannotProject
 from schemas.events import AccountFrozen, AccountUnfrozen, HolderChanged, RecordedEvent
-from tests.recorded import START, batch, deposited, logs, opened, plain_fold, recorded
+from tests.recorded import (
+    START,
+    batch,
+    completed,
+    deposited,
+    logs,
+    opened,
+    plain_fold,
+    received,
+    recorded,
+    returned,
+    sent,
+)
 
 
 def test_an_account_is_written_once_with_the_newest_of_each_field() -> None:
@@ -20,8 +32,28 @@ def test_an_account_is_written_once_with_the_newest_of_each_field() -> None:
         recorded("A-1", 4, HolderChanged(holder_name="Grace")),
     ]
     assert collapse(batch(events, base=None)) == {
-        "A-1": Change(1, 4, START + 4_000_000, {"balance_minor": 500, "currency": "JPY", "status": "frozen"})
+        "A-1": Change(
+            1,
+            4,
+            START + 4_000_000,
+            {"balance_minor": 500, "in_transit_minor": 0, "currency": "JPY", "status": "frozen"},
+        )
     }
+
+
+def test_what_is_sent_is_in_transit_until_it_is_settled() -> None:
+    events = [
+        sent("A-1", 7, 1, amount=30, balance=70, in_transit=30),
+        sent("A-1", 8, 2, amount=20, balance=50, in_transit=50),
+        completed("A-1", 9, 1, amount=30, in_transit=20),
+        returned("A-1", 10, 2, amount=20, balance=70, in_transit=0),
+    ]
+    expected = [(70, 30), (50, 50), (50, 20), (70, 0)]
+    for end, (balance, in_transit) in enumerate(expected, 1):
+        change = collapse(batch(events[:end], base=3))["A-1"]
+        assert change.fields == {"balance_minor": balance, "in_transit_minor": in_transit}
+    change = collapse(batch([received("B-1", 4, 1, amount=30, balance=90)], base=3))["B-1"]
+    assert change.fields == {"balance_minor": 90}
 
 
 def test_what_a_batch_does_not_say_is_left_alone() -> None:

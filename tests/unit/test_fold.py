@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from command_service.domain import account as domain
 from command_service.domain.withdrawals import Withdrawals
 from daybook.errors import UnreadableRecord
-from daybook.fold import REMEMBERED, Account, Fold, evolve, fold, in_force, moved
+from daybook.fold import REMEMBERED, Account, Fold, evolve, fold, in_force, moved, moved_in_transit
 from daybook.log import LoggedEvent
 from schemas.events import (
     AccountClosed,
@@ -46,6 +46,7 @@ def is_state(account: Account, state: domain.Account) -> bool:
         account.sequence,
         account.currency,
         account.balance_minor,
+        account.in_transit_minor,
         account.overdraft_limit_minor,
         account.status,
         account.holder_name,
@@ -56,6 +57,7 @@ def is_state(account: Account, state: domain.Account) -> bool:
         state.sequence,
         state.currency,
         state.balance_minor,
+        state.in_transit_minor,
         state.overdraft_limit_minor,
         state.status.value,
         state.holder_name,
@@ -69,9 +71,10 @@ def is_state(account: Account, state: domain.Account) -> bool:
 def test_each_first_part_of_a_history_makes_the_state_of_the_domain(events: list[RecordedEvent]) -> None:
     account: Account | None = None
     for item, state in zip(logged(events), states(events), strict=True):
-        before = 0 if account is None else account.balance_minor
+        before, in_transit = (0, 0) if account is None else (account.balance_minor, account.in_transit_minor)
         account = evolve(account, item)
         assert is_state(account, state)
+        assert account.in_transit_minor == in_transit + moved_in_transit(item.recorded.event)
         assert account.balance_before_minor == before == state.balance_minor - moved(item.recorded.event)
         assert (account.opened_at, account.updated_at) == (events[0].recorded_at, item.recorded.recorded_at)
         closed = state.status is domain.Status.CLOSED
@@ -133,6 +136,7 @@ def test_the_balance_in_force_is_what_was_moved_by_then(events: list[RecordedEve
     account = in_force(history, at)
     assert account is not None
     assert account.balance_minor == sum(moved(item.event) for item in counting)
+    assert account.in_transit_minor == sum(moved_in_transit(item.event) for item in counting)
     assert account.sequence == counting[-1].sequence
     left = {item.sequence: item.event.amount_minor for item in counting if isinstance(item.event, MoneyWithdrawn)}
     for item in counting:
@@ -148,8 +152,9 @@ def test_all_that_counts_comes_to_the_same_money_as_recorded(events: list[Record
     now, then = in_force(history, events[-1].recorded_at), fold(history)
     assert now is not None
     assert then is not None
-    assert (now.balance_minor, now.refundable(), now.sequence) == (
+    assert (now.balance_minor, now.in_transit_minor, now.refundable(), now.sequence) == (
         then.balance_minor,
+        then.in_transit_minor,
         then.refundable(),
         then.sequence,
     )

@@ -4,28 +4,37 @@ import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Final, Unpack
+from uuid import UUID
 
 import pytest
 
 from command_service.domain.refusals import Code, Rejection
+from command_service.domain.transfers import Transfers
 from command_service.domain.withdrawals import Withdrawals
-from schemas.commands import COMMAND_TYPES, AnyCommand
+from schemas.commands import CLIENT_COMMAND_TYPES, COMMAND_TYPES, FOLLOW_UP_TYPES, AnyCommand
 from schemas.events import AccountClosed, AccountFrozen, Event
 from schemas.money import INT64_MAX
 from tests.unit.given import (
+    ACCOUNT,
     NOW,
+    TRANSFER_ID,
     Common,
     change_holder,
     close_account,
+    completed,
     created,
     deposit,
     deposited,
     freeze,
     given,
     open_account,
+    receive,
     refund,
     refunded,
+    returned,
+    sent,
     set_overdraft_limit,
+    transfer,
     unfreeze,
     withdraw,
     withdrawn,
@@ -47,8 +56,25 @@ FORGOTTEN: Final[History] = (
 )
 """One withdrawal more than is remembered: event 2 is no longer."""
 
+SENT: Final[History] = (*ACTIVE, sent(10, 50, 10))
+STRETCHED: Final[History] = (created(overdraft_limit_minor=INT64_MAX), sent(INT64_MAX, -INT64_MAX, INT64_MAX))
+"""Nothing more can be taken out, and nothing more be in transit."""
+
+
+def most_in_transit(in_transit_minor: int) -> History:
+    """As many transfers in transit as there may be, which together are of an amount."""
+    first = in_transit_minor - Transfers.MOST_OPEN + 1
+    sums = range(first, in_transit_minor + 1)
+    transfers = (
+        sent(total if n == 0 else 1, -total, total, transfer_id=str(UUID(int=n))) for n, total in enumerate(sums)
+    )
+    return (created(overdraft_limit_minor=INT64_MAX), *transfers, deposited(1, 1 - in_transit_minor))
+
+
 TOO_EARLY: Final = -62_135_596_800_000_001
 LONG: Final = "x" * 201
+NEW_ID: Final = "00000000-0000-4000-8000-000000000001"
+NO_UUIDS: Final = ("", "1", NEW_ID[1:], NEW_ID.replace("-", ""), f"{{{NEW_ID}}}", f"{NEW_ID}\n", f"urn:uuid:{NEW_ID}")
 
 
 def movements(currency: str, **common: Unpack[Common]) -> tuple[AnyCommand, ...]:
@@ -58,11 +84,12 @@ def movements(currency: str, **common: Unpack[Common]) -> tuple[AnyCommand, ...]
         withdraw(1, currency, **common),
         refund(3, 1, currency, **common),
         set_overdraft_limit(1, currency, **common),
+        transfer(1, currency, **common),
     )
 
 
 def to_an_account(**common: Unpack[Common]) -> tuple[AnyCommand, ...]:
-    """Every command but the one that opens an account."""
+    """Every command of clients but the one that opens an account."""
     others = change_holder("Grace", **common), freeze(**common), unfreeze(**common), close_account(**common)
     return (*movements("EUR", **common), *others)
 
@@ -71,9 +98,17 @@ def all_commands(**common: Unpack[Common]) -> tuple[AnyCommand, ...]:
     return (open_account(**common), *to_an_account(**common))
 
 
+def other_transfers() -> tuple[AnyCommand, ...]:
+    """Other ones than that of `SENT`, under its id."""
+    upper = TRANSFER_ID.upper()
+    return (transfer(11), transfer(10, "CZK"), transfer(10, to_account_id="acc-3"), transfer(11, transfer_id=upper))
+
+
 def refusals() -> list[Case]:
     return [
         *((Code.INVALID_ACCOUNT_ID, ACTIVE, c) for c in all_commands(account_id="a/1")),
+        (Code.INVALID_ACCOUNT_ID, ACTIVE, transfer(to_account_id="a/1")),
+        *((Code.INVALID_TRANSFER_ID, ACTIVE, transfer(transfer_id=text)) for text in NO_UUIDS),
         *((Code.USER_ID_REQUIRED, ACTIVE, c) for c in all_commands(user_id=" ")),
         *((Code.TEXT_TOO_LONG, ACTIVE, c) for c in all_commands(user_id=LONG)),
         *((Code.TEXT_TOO_LONG, ACTIVE, c) for c in all_commands(correlation_id=LONG)),
@@ -84,27 +119,43 @@ def refusals() -> list[Case]:
         *((Code.EFFECTIVE_AT_TOO_EARLY, ACTIVE, c) for c in all_commands(effective_at=TOO_EARLY)),
         *((Code.UNKNOWN_CURRENCY, ACTIVE, c) for c in (open_account("eur"), *movements("XXX"))),
         *((Code.AMOUNT_NOT_POSITIVE, ACTIVE, c) for n in (0, -1) for c in (deposit(n), withdraw(n), refund(3, n))),
+        *((Code.AMOUNT_NOT_POSITIVE, ACTIVE, transfer(n)) for n in (0, -1)),
+        *((Code.ACCOUNTS_MUST_DIFFER, history, transfer(to_account_id=ACCOUNT)) for history in (NO_ACCOUNT, ACTIVE)),
         (Code.LIMIT_NEGATIVE, NO_ACCOUNT, open_account(overdraft_limit_minor=-1)),
         (Code.LIMIT_NEGATIVE, ACTIVE, set_overdraft_limit(-1)),
         (Code.HOLDER_NAME_REQUIRED, NO_ACCOUNT, open_account("EUR", "")),
         (Code.HOLDER_NAME_REQUIRED, ACTIVE, change_holder(" \t")),
         *((Code.ACCOUNT_EXISTS, history, open_account()) for history in (ACTIVE, FROZEN, CLOSED)),
-        *((Code.ACCOUNT_NOT_FOUND, NO_ACCOUNT, c) for c in to_an_account()),
+        *((Code.ACCOUNT_NOT_FOUND, NO_ACCOUNT, c) for c in (*to_an_account(), receive())),
+        *((Code.TRANSFER_ID_REUSED, SENT, c) for c in other_transfers()),
+        *((Code.TRANSFER_ID_REUSED, (*SENT, completed(10)), c) for c in other_transfers()),
+        *((Code.TRANSFER_ID_REUSED, (*SENT, returned(10, 60)), c) for c in other_transfers()),
+        (Code.TRANSFER_ID_REUSED, (*SENT, AccountFrozen()), transfer(11)),
+        (Code.TRANSFER_ID_REUSED, (*SENT, completed(10), withdrawn(50, 0), AccountClosed()), transfer(11)),
         *((Code.VERSION_CONFLICT, ACTIVE, c) for n in (2, 4, 0, -1) for c in to_an_account(expected_version=n)),
         (Code.VERSION_CONFLICT, NO_ACCOUNT, open_account(expected_version=1)),
         *((Code.ACCOUNT_CLOSED, CLOSED, c) for c in (*movements("EUR"), change_holder("Grace"), freeze(), unfreeze())),
-        *((Code.CURRENCY_MISMATCH, ACTIVE, c) for c in movements("CZK")),
-        *((Code.ACCOUNT_FROZEN, FROZEN, c) for c in (*movements("EUR"), close_account())),
+        (Code.ACCOUNT_CLOSED, CLOSED, receive()),
+        *((Code.CURRENCY_MISMATCH, ACTIVE, c) for c in (*movements("CZK"), receive(1, "CZK"))),
+        *((Code.ACCOUNT_FROZEN, FROZEN, c) for c in (*movements("EUR"), close_account(), receive())),
         *((Code.WITHDRAWAL_NOT_FOUND, ACTIVE, refund(n)) for n in (-(2**63), -3, 0, 1, 2, 4, INT64_MAX)),
         *((Code.WITHDRAWAL_TOO_OLD, FORGOTTEN, refund(n, 1)) for n in (1, 2)),
         (Code.REFUND_EXCEEDS_WITHDRAWAL, ACTIVE, refund(3, 41)),
         (Code.REFUND_EXCEEDS_WITHDRAWAL, (*ACTIVE, refunded(3, 30, 90)), refund(3, 11)),
         (Code.INSUFFICIENT_FUNDS, ACTIVE, withdraw(61)),
         (Code.INSUFFICIENT_FUNDS, FORGOTTEN, withdraw(INT64_MAX)),
+        (Code.INSUFFICIENT_FUNDS, ACTIVE, transfer(61)),
+        (Code.INSUFFICIENT_FUNDS, (*ACTIVE, sent(60, 0, 60, transfer_id=NEW_ID)), transfer(1)),
         (Code.OVERDRAFT_IN_USE, (created(overdraft_limit_minor=50), withdrawn(50, -50)), set_overdraft_limit(49)),
         (Code.BALANCE_NOT_ZERO, ACTIVE, close_account()),
         (Code.BALANCE_NOT_ZERO, (created(overdraft_limit_minor=50), withdrawn(1, -1)), close_account()),
+        (Code.TRANSFERS_IN_TRANSIT, (created(), deposited(5, 5), sent(5, 0, 5)), close_account()),
         (Code.BALANCE_OUT_OF_RANGE, FULL, deposit(10)),
+        (Code.BALANCE_OUT_OF_RANGE, FULL, receive(10)),
+        *((Code.BALANCE_OUT_OF_RANGE, (*FULL, sent(5, INT64_MAX - 14, 5)), c) for c in (deposit(10), receive(10))),
+        (Code.BALANCE_OUT_OF_RANGE, (*FULL, sent(9, INT64_MAX - 18, 9), deposited(9, INT64_MAX - 9)), refund(2, 1)),
+        (Code.BALANCE_OUT_OF_RANGE, (*STRETCHED, deposited(1, 1 - INT64_MAX)), transfer(1, transfer_id=NEW_ID)),
+        (Code.TOO_MANY_IN_TRANSIT, most_in_transit(Transfers.MOST_OPEN), transfer(1)),
         (Code.BALANCE_OUT_OF_RANGE, (*FULL, deposited(9, INT64_MAX)), refund(2, 1)),
     ]
 
@@ -147,6 +198,10 @@ def test_texts_may_be_as_long_as_the_documentation_says() -> None:
         (ACTIVE, deposit(1, "Z" * 9999), f'"{"Z" * 200}" is not'),
         (NO_ACCOUNT, deposit(1), "OpenAccount opens one"),
         (ACTIVE, deposit(1, reason="x" * 1001), "reason has 1001 characters: at most 1000"),
+        (ACTIVE, transfer(transfer_id="Z" * 9999), f'"{"Z" * 200}" is not a UUID'),
+        (ACTIVE, transfer(10_000), "100.00 EUR is more than the balance of 0.60 EUR and an overdraft of 0.00 EUR"),
+        ((created(), deposited(5, 5), sent(5, 0, 5)), close_account(), "0.05 EUR of the account are in transit"),
+        (FROZEN, receive(), f"account {ACCOUNT} is frozen"),
     ],
 )
 def test_a_refusal_says_what_was_wrong(history: History, command: AnyCommand, saying: str) -> None:
@@ -155,8 +210,40 @@ def test_a_refusal_says_what_was_wrong(history: History, command: AnyCommand, sa
     assert saying in decision.message
 
 
-# Two histories or commands to which both codes of an adjacent pair apply, and what is left when the first is cured.
+# Two histories or commands to which both codes of a pair apply, and what is left when the first is cured.
 TOGETHER: Final[dict[tuple[Code, Code], tuple[tuple[History, AnyCommand], tuple[History, AnyCommand]]]] = {
+    (Code.INVALID_ACCOUNT_ID, Code.INVALID_TRANSFER_ID): (
+        (ACTIVE, transfer(to_account_id="", transfer_id="")),
+        (ACTIVE, transfer(transfer_id="")),
+    ),
+    (Code.INVALID_TRANSFER_ID, Code.USER_ID_REQUIRED): (
+        (ACTIVE, transfer(transfer_id="", user_id="")),
+        (ACTIVE, transfer(user_id="")),
+    ),
+    (Code.AMOUNT_NOT_POSITIVE, Code.ACCOUNTS_MUST_DIFFER): (
+        (ACTIVE, transfer(0, to_account_id=ACCOUNT)),
+        (ACTIVE, transfer(to_account_id=ACCOUNT)),
+    ),
+    (Code.ACCOUNTS_MUST_DIFFER, Code.ACCOUNT_NOT_FOUND): (
+        (NO_ACCOUNT, transfer(to_account_id=ACCOUNT)),
+        (NO_ACCOUNT, transfer()),
+    ),
+    (Code.TRANSFER_ID_REUSED, Code.VERSION_CONFLICT): (
+        (SENT, transfer(11, expected_version=7)),
+        (SENT, transfer(11, transfer_id=NEW_ID, expected_version=7)),
+    ),
+    (Code.INSUFFICIENT_FUNDS, Code.BALANCE_OUT_OF_RANGE): (
+        (STRETCHED, transfer(1, transfer_id=NEW_ID)),
+        ((*STRETCHED, deposited(1, 1 - INT64_MAX)), transfer(1, transfer_id=NEW_ID)),
+    ),
+    (Code.BALANCE_NOT_ZERO, Code.TRANSFERS_IN_TRANSIT): (
+        ((created(), deposited(9, 9), sent(5, 4, 5)), close_account()),
+        ((created(), deposited(9, 9), sent(5, 4, 5), withdrawn(4, 0)), close_account()),
+    ),
+    (Code.BALANCE_OUT_OF_RANGE, Code.TOO_MANY_IN_TRANSIT): (
+        (most_in_transit(INT64_MAX), transfer(1)),
+        (most_in_transit(INT64_MAX - 1), transfer(1)),
+    ),
     (Code.INVALID_ACCOUNT_ID, Code.USER_ID_REQUIRED): (
         (ACTIVE, deposit(account_id="", user_id="")),
         (ACTIVE, deposit(user_id="")),
@@ -189,6 +276,13 @@ TOGETHER: Final[dict[tuple[Code, Code], tuple[tuple[History, AnyCommand], tuple[
     (Code.ACCOUNT_FROZEN, Code.WITHDRAWAL_NOT_FOUND): ((FROZEN, refund(2)), (ACTIVE, refund(2))),
 }
 NEVER_TOGETHER: Final[dict[tuple[Code, Code], str]] = {
+    (
+        Code.NOT_A_CLIENT_COMMAND,
+        Code.COMMAND_ID_REUSED,
+    ): "the command service's both: `test_handler_transfers` has them",
+    (Code.ACCOUNTS_MUST_DIFFER, Code.LIMIT_NEGATIVE): "different commands",
+    (Code.ACCOUNT_NOT_FOUND, Code.TRANSFER_ID_REUSED): "without an account nothing was sent",
+    (Code.TRANSFERS_IN_TRANSIT, Code.BALANCE_OUT_OF_RANGE): "different commands",
     (Code.COMMAND_ID_REUSED, Code.INVALID_ACCOUNT_ID): "the command service refuses the first without deciding",
     (Code.EFFECTIVE_AT_IN_FUTURE, Code.EFFECTIVE_AT_TOO_EARLY): "a time is not both",
     (Code.AMOUNT_NOT_POSITIVE, Code.LIMIT_NEGATIVE): "no command has an amount and a limit",
@@ -214,8 +308,11 @@ def test_the_earlier_code_wins(
 
 
 def test_every_adjacent_pair_of_codes_is_tested_or_cannot_meet() -> None:
-    codes = tuple(Code)
-    assert sorted([*TOGETHER, *NEVER_TOGETHER]) == sorted(pairwise(codes))
+    codes = list(Code)
+    pairs = [*TOGETHER, *NEVER_TOGETHER]
+    assert set(pairwise(codes)) <= set(pairs)
+    assert len(set(pairs)) == len(pairs)
+    assert all(codes.index(earlier) < codes.index(later) for earlier, later in pairs)
 
 
 def documented() -> list[tuple[str, str, str]]:
@@ -230,10 +327,13 @@ def test_the_documentation_lists_every_code_in_order() -> None:
 
 def test_the_documentation_names_the_commands_of_every_code() -> None:
     refused = {code: {type(c) for of, _, c in refusals() if of is code} for code in Code}
-    refused[Code.COMMAND_ID_REUSED] = set(COMMAND_TYPES)
+    refused[Code.NOT_A_CLIENT_COMMAND] = set(FOLLOW_UP_TYPES)
+    refused[Code.COMMAND_ID_REUSED] = set(CLIENT_COMMAND_TYPES)
     found = {code: commands for _, code, commands in documented()}
     wanted = {
-        code.value: "all" if types == set(COMMAND_TYPES) else ", ".join(t.__name__ for t in COMMAND_TYPES if t in types)
+        code.value: "all"
+        if types == set(CLIENT_COMMAND_TYPES)
+        else ", ".join(t.__name__ for t in COMMAND_TYPES if t in types)
         for code, types in refused.items()
     }
     assert found == wanted

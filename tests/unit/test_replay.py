@@ -11,10 +11,11 @@ from msgspec.structs import replace
 from command_service.accounts import PartitionState
 from command_service.records import Outgoing
 from command_service.replay import LogDamaged, Replay
+from schemas.commands import ReceiveTransfer
 from schemas.snapshots import MARK_KEY
 from tests.unit.known_records import CODEC, PACKING, TOPICS
 from tests.unit.test_snapshots import HOME, Service, new_state
-from tests.wire import deposit, opening
+from tests.wire import deposit, make, opening, transfer
 
 EVERY = 4
 
@@ -49,13 +50,24 @@ def restored(log: list[Outgoing]) -> tuple[PartitionState, Replay, int]:
 
     def read(records: Iterable[tuple[int, Outgoing]]) -> None:
         for offset, record in records:
-            replay.read(Message(topic=record.topic, partition=HOME, offset=offset, key=record.key, value=record.value))
+            replay.read(
+                Message(
+                    topic=record.topic,
+                    partition=HOME,
+                    offset=offset,
+                    key=record.key,
+                    value=record.value,
+                    headers=record.headers or [],
+                    timestamp=(1, 1_800_000_000_000),
+                )
+            )
 
     read(enumerate(on(log, TOPICS.snapshots)))
     events = on(log, TOPICS.events)
     begin = replay.begin_events({HOME: (0, len(events))})[HOME]
     read(list(enumerate(events))[begin:])
     replay.end()
+    read(enumerate(on(log, TOPICS.replies)))
     return state, replay, begin
 
 
@@ -115,3 +127,38 @@ def test_an_event_that_is_not_the_one_its_snapshot_was_taken_at_is_damage(log: l
     other = replace(CODEC.decode_snapshot(snapshot_of(log, "A-1").value), sequence=3, chain_hash=bytes(32))
     with pytest.raises(LogDamaged, match="its chain hash differs"):
         restored([*log, Outgoing(TOPICS.snapshots, HOME, b"A-1", PACKING.codec.encode_snapshot(other))])
+
+
+def test_answers_to_follow_ups_and_to_a_clients_commands_of_the_same_ids_are_restored_apart() -> None:
+    service = Service(new_state())
+    sent = transfer("A-1", "B-2", 5)
+    service.decide([opening("A-1"), opening("B-2"), deposit("A-1", 9), sent])
+    (asked,) = (CODEC.decode_command(record.value) for record in on(service.written, TOPICS.followups))
+    assert isinstance(asked, ReceiveTransfer)
+    foretold = deposit("B-2", 1, command_id=asked.command_id)
+    service.decide([foretold, asked])
+
+    state, _, _ = restored(service.written)
+
+    assert len(state.answers) == 6
+    going_on = Service(state)
+    going_on.decide([asked, foretold, sent])
+    assert going_on.events == 0
+    assert on(going_on.written, TOPICS.followups) == []
+    assert [CODEC.decode_reply(record.value).event_count for record in going_on.written] == [1, 1, 1]
+    before = {record.value for record in on(service.written, TOPICS.replies)}
+    assert {record.value for record in going_on.written} <= before
+
+    # Nor does a client's command keep a follow-up of its id from being decided.
+    others = make(ReceiveTransfer, "B-2", **{**OWN, "command_id": sent.command_id})
+    going_on.decide([others])
+    assert going_on.events == 1
+
+
+OWN = {
+    "transfer_id": "00000000-0000-4000-8000-000000000001",
+    "from_account_id": "A-1",
+    "amount_minor": 1,
+    "currency": "EUR",
+    "causation_id": "x",
+}

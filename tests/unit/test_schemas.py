@@ -26,7 +26,14 @@ COMMON_OF_EVENTS: Final = [f for f in fields(RecordedEvent) if f.name != "event"
 COMMON_OF_COMMANDS: Final = list(fields(Command))
 
 # Their types have no default, though Avro has one for the sake of older readers: whoever writes them has to say them.
-ALWAYS_SAID: Final = {"RecordedEvent.reason", "CommandReply.sequence", "AccountSnapshot.holder_email"}
+ALWAYS_SAID: Final = {
+    "RecordedEvent.reason",
+    "CommandReply.sequence",
+    "AccountSnapshot.holder_email",
+    "AccountSnapshot.in_transit_minor",
+    "AccountSnapshot.transfers_open",
+    "AccountSnapshot.transfers_settled",
+}
 
 AVRO_TYPES: Final[dict[Any, list[Any]]] = {
     str: ["string", {"type": "string", "logicalType": "uuid"}],

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,14 +27,14 @@ from command_service.records import Outgoing
 from command_service.rounds import Rounds
 from command_service.samples import Samples, SnapshotDiffers
 from command_service.spill import SpillFailed, SpillFolder
-from schemas.commands import AnyCommand
+from schemas.commands import AnyCommand, CompleteTransfer, ReturnTransfer
 from schemas.events import CHAIN_START, EVENT_TYPES
 from schemas.snapshots import MARK_KEY
 from schemas.topics import partition_of
 from tests.unit.given import ACCOUNT, NOW
 from tests.unit.known_records import CODEC, PACKING, TOPICS
 from tests.unit.test_account_properties import HISTORIES
-from tests.wire import deposit, opening, withdrawal
+from tests.wire import deposit, make, opening, transfer, withdrawal
 
 PARTITIONS = 4
 HOME = partition_of(ACCOUNT, PARTITIONS)
@@ -54,7 +55,12 @@ class Service:
         overlay, outcomes = Overlay(self.state), Outcomes()
         for command in commands:
             # Below the checks of where it arrived: all accounts live on this partition.
-            HANDLER._answer(command, HOME, overlay, NOW, outcomes, None)
+            if isinstance(command, CompleteTransfer | ReturnTransfer):
+                # Of an account that does not exist it would be parked, and change nothing.
+                if overlay.entry(command.account_id) is not None:
+                    HANDLER._settle(command, HOME, overlay, NOW, outcomes, None)
+            else:
+                HANDLER._answer(command, HOME, overlay, NOW, outcomes, None)
         due = self.rounds.due(states, len(commands))
         if not abort:
             due.committed()
@@ -270,6 +276,24 @@ def test_a_damaged_snapshot_says_whose_it_is_and_what_to_do(spoil: object) -> No
         state.get("A-1")
 
 
+def test_transfers_in_transit_and_settled_are_in_a_snapshot() -> None:
+    service = Service(new_state())
+    sent = [transfer("A-1", f"B-{number}", number) for number in (1, 2, 3)]
+    service.decide([opening("A-1"), deposit("A-1", 9), *sent])
+    own = {"transfer_id": sent[1].transfer_id, "to_account_id": "B-2", "causation_id": "x"}
+    service.decide([make(CompleteTransfer, "A-1", **own)])
+    entry = service.state.get("A-1")
+    assert entry is not None
+
+    account = PACKING.unpack("A-1", service.state.snapshot("A-1")).account
+
+    assert account == entry.account
+    assert (account.balance_minor, account.in_transit_minor, account.transfers.open_count) == (3, 4, 2)
+    assert [account.transfers.in_transit_minor(each.transfer_id) for each in sent] == [1, None, 3]
+    assert [account.transfers.known(each.transfer_id, 2, "B-2") for each in sent] == [False, True, False]
+    assert account.transfers.known(str(uuid.uuid4()), 2, "B-2") is None
+
+
 def test_another_accounts_snapshot_is_not_taken_for_its_own() -> None:
     service = Service(new_state())
     service.decide([opening("A-1")])
@@ -289,10 +313,15 @@ def test_the_fingerprint_is_of_all_that_a_state_depends_on() -> None:
     parts = dict(code())
     assert parts["source of evolve"] == inspect.getsource(evolve).encode()
     assert b"withdrawals" in parts["fields of Account"]
+    assert b"in_transit_minor transfers" in parts["fields of Account"]
+    assert parts["fields of Transfers"] == b"open settled"
+    # With how they are packed, which a state read from a snapshot depends on as well.
+    assert all(name in parts["source of transfers"] for name in (b"_ENTRY", b"def _key", b"def _digest", b"def _index"))
     assert {f"source of {event_type.__name__}" for event_type in EVENT_TYPES} <= parts.keys()
     assert {"source of state", "source of withdrawals", "source of packing", "source of upcasters"} <= parts.keys()
     assert "daybook.account.event.MoneyDeposited v1" in parts
-    assert "daybook.account.AccountSnapshot v1" in parts
+    assert "daybook.account.event.TransferSent v1" in parts
+    assert {"daybook.account.AccountSnapshot v1", "daybook.account.AccountSnapshot v2"} <= parts.keys()
 
 
 @pytest.mark.parametrize("name", [name for name, _ in code()])

@@ -29,6 +29,7 @@ def test_the_fold_is_what_a_plain_fold_of_the_log_makes(log: list[RecordedEvent]
     assert {
         account.account_id: {
             "balance_minor": str(account.balance_minor),
+            "in_transit_minor": str(account.in_transit_minor),
             "currency": account.currency,
             "status": account.status,
             "sequence": str(account.sequence),

@@ -20,14 +20,15 @@ lines AS (
         balance_after AS balance,
         currency,
         user_id AS who,
-        reason AS why
+        reason AS why,
+        coalesce(to_account_id, from_account_id) AS counterparty
     FROM movements
     WHERE recorded_at >= $since
     UNION ALL
-    SELECT 0, $since, 'opening balance', NULL, balance, currency, NULL, NULL
+    SELECT 0, $since, 'opening balance', NULL, balance, currency, NULL, NULL, NULL
     FROM opening
     WHERE currency IS NOT NULL
 )
-SELECT recorded_at, what, amount, balance, currency, who, why
+SELECT recorded_at, what, amount, balance, currency, who, why, counterparty
 FROM lines
 ORDER BY sequence

@@ -7,7 +7,7 @@ SELECT
     coalesce(sum(amount) FILTER (balance_after < balance_before), 0) AS money_out,
     count(*) AS movements
 FROM account_events
-WHERE amount IS NOT NULL
+WHERE balance_before IS NOT NULL
     AND recorded_at >= $since
     AND recorded_at < $until
     AND ($currency IS NULL OR currency = $currency)

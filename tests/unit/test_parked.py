@@ -1,0 +1,82 @@
+"""Where a parked record belongs when it is given again, told from what the command service noted with it."""
+
+from __future__ import annotations
+
+import pytest
+from confluent_kafka import Message
+
+from command_service import handler as handling
+from command_service.accounts import Overlay, PartitionState
+from command_service.answers import Answers
+from command_service.handler import Handler, Outcomes
+from command_service.records import Headers
+from daybook.parked import Parked, _parked, belongs_on
+from schemas.commands import AnyCommand
+from schemas.topics import Topics
+from tests.unit.given import NOW, complete, deposit, give_back, receive
+from tests.unit.known_records import PACKING, codec_of
+from tests.unit.memory_registry import MemoryRegistry
+
+TOPICS = Topics("eu")
+CODEC = codec_of(MemoryRegistry.deployed(Topics()))
+
+
+def parked(topic: str, value: bytes, *, headers: Headers | None = None) -> Parked:
+    """What becomes of a record that the service cannot decide."""
+    state = PartitionState(Answers(capacity=10, window=3_600_000_000), PACKING)
+    outcomes = Outcomes()
+    record = Message(topic=topic, partition=0, offset=7, key=b"acc-1", value=value, headers=headers or [])
+    Handler(CODEC, TOPICS, 1, max_command_bytes=1024).handle(record, Overlay(state), NOW, outcomes)
+    (kept,) = outcomes.outgoing
+    assert kept.topic == TOPICS.parked
+    return _parked(
+        Message(
+            topic=kept.topic,
+            partition=3,
+            offset=4,
+            key=kept.key,
+            value=kept.value,
+            headers=kept.headers,
+            timestamp=(1, NOW // 1000),
+        )
+    )
+
+
+@pytest.mark.parametrize("command", [receive(), complete(), give_back()], ids=lambda c: type(c).__name__)
+def test_a_follow_up_goes_back_to_the_follow_ups(command: AnyCommand, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(handling, "decide", fail)
+    record = parked(TOPICS.followups, CODEC.encode_command(command))
+    assert (record.reason, record.came_from) == ("undecidable", "eu.account.followups/0/7")
+    assert belongs_on(TOPICS, record) == TOPICS.followups
+
+
+def test_a_follow_up_of_a_schema_that_was_unknown_goes_back_to_the_follow_ups() -> None:
+    record = parked(TOPICS.followups, b"\0\0\0\3\xe7x")
+    assert record.reason == "unknown_schema"
+    assert belongs_on(TOPICS, record) == TOPICS.followups
+
+
+def test_a_clients_command_that_came_among_them_goes_where_it_belongs() -> None:
+    record = parked(TOPICS.followups, CODEC.encode_command(deposit()))
+    assert record.reason == "not_a_follow_up"
+    assert belongs_on(TOPICS, record) == TOPICS.commands
+
+
+@pytest.mark.parametrize("value", [b"not avro", b"\0" * 2000], ids=["undecodable", "oversize"])
+def test_what_came_among_the_commands_goes_back_there(value: bytes) -> None:
+    assert belongs_on(TOPICS, parked(TOPICS.commands, value)) == TOPICS.commands
+
+
+def test_a_sender_cannot_say_that_it_came_from_the_follow_ups() -> None:
+    forged: Headers = [("parked-topic", TOPICS.followups.encode()), ("parked-reason", b"undecidable")]
+    record = parked(TOPICS.commands, b"not avro", headers=forged)
+    assert (record.reason, record.came_from) == ("undecodable", "eu.account.commands/0/7")
+    assert belongs_on(TOPICS, record) == TOPICS.commands
+
+
+def test_follow_ups_of_another_ledger_are_none_here() -> None:
+    record = parked(TOPICS.followups, b"not avro")
+    assert belongs_on(Topics("us"), record) == "us.account.commands"
