@@ -19,6 +19,8 @@ if TYPE_CHECKING:
         ReadTimeout,
         Refused,
         ReplyTimeout,
+        TransferInFlight,
+        TransferUnknown,
         Unreachable,
         UnreadableRecord,
     )
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from daybook.search import AccountPage, AccountView, AuditEntry
     from daybook.timetravel.balances import PastBalance
     from daybook.timetravel.states import Change, Difference, PastAccount
+    from daybook.transfers import InFlight, TransferOutcome, TransferStatus
     from schemas.commands import CommandReply
     from schemas.connections import Connections
     from schemas.events import FreezeCause
@@ -47,6 +50,7 @@ __all__ = [
     "DaybookError",
     "Difference",
     "FreezeCause",
+    "InFlight",
     "InvalidMoney",
     "InvalidPoint",
     "InvalidSearch",
@@ -61,6 +65,10 @@ __all__ = [
     "ReadTimeout",
     "Refused",
     "ReplyTimeout",
+    "TransferInFlight",
+    "TransferOutcome",
+    "TransferStatus",
+    "TransferUnknown",
     "Unreachable",
     "UnreadableRecord",
 ]
@@ -77,11 +85,14 @@ _ELSEWHERE: Final = {
     "Connections": "schemas.connections",
     "FreezeCause": "schemas.events",
     "Difference": "daybook.timetravel.states",
+    "InFlight": "daybook.transfers",
     "InvalidMoney": "schemas.money",
     "LoggedEvent": "daybook.log",
     "Money": "schemas.money",
     "PastAccount": "daybook.timetravel.states",
     "PastBalance": "daybook.timetravel.balances",
+    "TransferOutcome": "daybook.transfers",
+    "TransferStatus": "daybook.transfers",
 }
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from daybook.errors import DaybookError, Refused, ReplyTimeout
+from daybook.errors import DaybookError, Refused, ReplyTimeout, TransferInFlight, TransferUnknown
 from daybook.giving import GivesCommands
 from daybook.link import Answer, Link, Outcomes
 from daybook.log import LoggedEvent, read_log
 from daybook.models import Balance, Balances
 from daybook.timetravel.past import Past
-from schemas.commands import AnyCommand, CommandReply
+from daybook.transfers import InFlight, TransferOutcome, Unsettled, of_entry, settled
+from schemas.commands import AnyCommand, CommandReply, Transfer
 from schemas.connections import Connections
 from schemas.money import Money
 from schemas.topics import Topics
@@ -93,18 +96,44 @@ class Client(GivesCommands):
         """
         bound_s = self._bound(timeout_s)
         deadline = time.monotonic() + bound_s
+        return self._answered(self._linked(deadline), command, deadline, bound_s).reply
+
+    def settle(self, command: Transfer, *, timeout_s: float | None = None) -> TransferOutcome:
+        """Give a transfer and wait until the money has arrived or is back; see `transfer`.
+
+        Of one that was given before, the outcome may have to be looked for in the log.
+
+        Raises:
+            TransferInFlight: it was sent, and is not settled within `timeout_s`.
+            ReadTimeout, UnreadableRecord: the log was needed, and could not be read.
+            Refused, NotTaken, Unreachable, ReplyTimeout, ValueError: as `execute` does; nothing is known to be sent.
+        """
+        bound_s = self._bound(timeout_s)
+        deadline = time.monotonic() + bound_s
         link = self._linked(deadline)
+        give = partial(self._answered, link, command, deadline, bound_s)
+        found = settled(link, command, give, self._stream_from, deadline)
+        if isinstance(found, Unsettled):
+            amount = str(Money(command.amount_minor, command.currency))
+            raise TransferInFlight(command, amount, refused=found.refused, timeout_s=bound_s)
+        return found
+
+    def _stream_from(self, account_id: str, first: int) -> Iterator[LoggedEvent]:
+        return self.past.stream(account_id, first=first)
+
+    def _answered(self, link: Link, command: AnyCommand, deadline: float, timeout_s: float) -> Answer:
+        """Give one command and wait for its answer. Raises: as `execute`."""
         outcomes: Outcomes = SimpleQueue()
         link.send(command, outcomes, deadline)
         try:
-            reply = _answer(outcomes.get(timeout=max(0.0, deadline - time.monotonic()))).reply
+            answer = _answer(outcomes.get(timeout=max(0.0, deadline - time.monotonic())))
         except Empty:
-            raise link.why_silent() or ReplyTimeout([command.command_id], bound_s) from None
+            raise link.why_silent() or ReplyTimeout([command.command_id], timeout_s) from None
         finally:
             link.withdraw(command.command_id.encode(), outcomes)
-        if not reply.accepted:
-            raise Refused(reply)
-        return reply
+        if not answer.reply.accepted:
+            raise Refused(answer.reply)
+        return answer
 
     def send_many(
         self, commands: Iterable[AnyCommand], *, window: int = 10_000, timeout_s: float | None = None
@@ -229,6 +258,23 @@ class Client(GivesCommands):
         return self._searching().history(
             account_id, at_least=at_least, newest_first=newest_first, after=after, timeout_s=self._bound(timeout_s)
         )
+
+    def in_flight(self, older_than: timedelta = timedelta(0)) -> list[InFlight]:
+        """The transfers that were sent at least so long ago and are neither completed nor returned, the oldest first.
+
+        As the audit index has them, which follows a second behind. Raises: `Unreachable`.
+        """
+        return [of_entry(sent) for sent in self._searching().in_flight(older_than.total_seconds())]
+
+    def transfer_history(self, transfer_id: str) -> Sequence[AuditEntry]:
+        """All events of a transfer, on both accounts, from the audit trail, each after the one that led to it.
+
+        Raises: `TransferUnknown`, `Unreachable`.
+        """
+        entries = self._searching().transfer(transfer_id)
+        if not entries:
+            raise TransferUnknown(transfer_id)
+        return entries
 
     def balances(self, account_ids: Iterable[str]) -> Iterator[Balance]:
         """The balances of many accounts, in the order asked for; unknown accounts are left out. Raises: `Unreachable`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from schemas.commands import CommandReply
+from schemas.commands import CommandReply, Transfer
 from schemas.connections import NotConfigured
 
 __all__ = [
@@ -20,6 +20,8 @@ __all__ = [
     "ReadTimeout",
     "Refused",
     "ReplyTimeout",
+    "TransferInFlight",
+    "TransferUnknown",
     "Unreachable",
     "UnreadableRecord",
 ]
@@ -81,6 +83,27 @@ class ReplyTimeout(DaybookError):
         )
 
 
+class TransferInFlight(ReplyTimeout):
+    """A transfer was sent, and has neither arrived nor come back in time; it will. Giving it again waits on."""
+
+    def __init__(self, transfer: Transfer, amount: str, *, refused: bool, timeout_s: float) -> None:
+        super().__init__([transfer.command_id], timeout_s)
+        self.transfer_id = transfer.transfer_id
+        self.refused = refused
+        """The other account did not take it in: it is on its way back."""
+        stands = (
+            f"was not taken in by {transfer.to_account_id}, and is not back in {transfer.account_id}"
+            if refused
+            else f"has left {transfer.account_id}, and neither arrived in {transfer.to_account_id} nor come back"
+        )
+        self.args = (
+            f"transfer {transfer.transfer_id}: {amount} {stands} within {timeout_s:g} s. It is in flight and will be "
+            "settled: is the command service running (`daybook run`)? "
+            f"`daybook history --transfer {transfer.transfer_id}` shows how far it is, `daybook transfers --in-flight` "
+            "all that are under way; giving it again under the same transfer id is safe, and waits on",
+        )
+
+
 class ReadTimeout(DaybookError):
     """A read model, or the log, did not get as far as was asked for in time."""
 
@@ -95,6 +118,18 @@ class AccountUnknown(DaybookError):
             if model is None
             else f"no account {account_id} is known to {model}: was it opened, and is the {model} projector running "
             "(`daybook run`)? To wait for an account that was just opened, ask for at least the reply's sequence"
+        )
+
+
+class TransferUnknown(DaybookError):
+    """The audit trail has no event of such a transfer."""
+
+    def __init__(self, transfer_id: str, account_id: str | None = None) -> None:
+        self.transfer_id = transfer_id
+        which = transfer_id if account_id is None else f"{transfer_id} of account {account_id}"
+        super().__init__(
+            f"no transfer {which} is known to search: was it sent, and is the search projector running "
+            "(`daybook run`)? What was just sent is found up to a second later"
         )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from datetime import datetime, timedelta
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
 from uuid import uuid4
 
 from daybook.models import EPOCH
+from daybook.transfers import TransferOutcome
 from schemas.commands import (
     AnyCommand,
     ChangeHolder,
@@ -18,6 +19,7 @@ from schemas.commands import (
     OpenAccount,
     Refund,
     SetOverdraftLimit,
+    Transfer,
     Unfreeze,
     Withdraw,
     now_micros,
@@ -51,6 +53,10 @@ class GivesCommands(ABC):
     @abstractmethod
     def execute(self, command: AnyCommand, *, timeout_s: float | None = None) -> CommandReply:
         """Give one command and wait for its reply."""
+
+    @abstractmethod
+    def settle(self, command: Transfer, *, timeout_s: float | None = None) -> TransferOutcome:
+        """Give a transfer and wait until it is settled."""
 
     def command(
         self,
@@ -118,6 +124,64 @@ class GivesCommands(ABC):
         """
         fields = _fields(amount)
         return self._give(Refund, account_id, common, withdrawal_sequence=withdrawal_sequence, **fields)
+
+    @overload
+    def transfer(
+        self,
+        from_account_id: str,
+        to_account_id: str,
+        amount: Money | str,
+        *,
+        transfer_id: str | None = None,
+        wait: Literal[False] = False,
+        **common: Unpack[Common],
+    ) -> CommandReply: ...
+
+    @overload
+    def transfer(
+        self,
+        from_account_id: str,
+        to_account_id: str,
+        amount: Money | str,
+        *,
+        transfer_id: str | None = None,
+        wait: Literal[True],
+        **common: Unpack[Common],
+    ) -> TransferOutcome: ...
+
+    def transfer(
+        self,
+        from_account_id: str,
+        to_account_id: str,
+        amount: Money | str,
+        *,
+        transfer_id: str | None = None,
+        wait: bool = False,
+        **common: Unpack[Common],
+    ) -> CommandReply | TransferOutcome:
+        """Send money to another account: it leaves this one at once, and arrives there or comes back a little later.
+
+        Returns the reply of the sending account; with `wait`, what became of the transfer, which may be that it was
+        returned. `transfer_id` is a UUID, a fresh one unless given, and the command's id as well unless that is given:
+        giving the same transfer again under its id is always safe. `timeout_s` bounds all of the wait.
+
+        Raises: `InvalidMoney`; with `wait` also `TransferInFlight`, when it was sent and is not settled in time.
+        """
+        given: dict[str, Any] = dict(common)
+        timeout_s = given.pop("timeout_s", None)
+        command_id = given.pop("command_id", None)
+        # In one way of writing it, by which its events are found.
+        chosen = (transfer_id or command_id or str(uuid4())).lower()
+        command = self.command(
+            Transfer,
+            from_account_id,
+            command_id=command_id or chosen,
+            transfer_id=chosen,
+            to_account_id=to_account_id,
+            **_fields(amount),
+            **given,
+        )
+        return self.settle(command, timeout_s=timeout_s) if wait else self.execute(command, timeout_s=timeout_s)
 
     def set_overdraft_limit(self, account_id: str, limit: Money | str, **common: Unpack[Common]) -> CommandReply:
         """Let the balance go down to `-limit`. Raises: `InvalidMoney`."""

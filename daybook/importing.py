@@ -66,6 +66,8 @@ class Tally:
     """Accepted rows that were posted already, by an earlier run or by an equal row of the same id in this one."""
     refused: Counter[str] = field(default_factory=Counter)
     unreadable: int = 0
+    transfers: int = 0
+    """Accepted rows that are transfers. They are sent: whether each arrives is decided a little later."""
     other: int = 0
     """Rows that open accounts or that the mapping ignores."""
     opened: int = 0
@@ -117,6 +119,7 @@ class Import:
         self._reader = RowReader(mapping, file, self._file.header)
         self._mapping = mapping
         self._sent: dict[str, Row] = {}
+        self._transfers: set[str] = set()
         self.tally = Tally()
         rejected = rejected or file.with_name(f"{file.name}.rejected.csv")
         self.rejects = Rejects(rejected, file, self._file.header, mapping.file)
@@ -193,10 +196,12 @@ class Import:
             if reply.accepted:
                 tally.accepted += 1
                 tally.accepted_before += answer.replayed
+                tally.transfers += reply.command_id in self._transfers
             else:
                 tally.refused[reply.code or ""] += 1
                 if row is not None:
                     self.rejects.write(row, reply.code or "", reply.message or "")
+            self._transfers.discard(reply.command_id)
             if tally.answered % _PROGRESS_EVERY == 0:
                 on_progress(Progress(False, (tally.answered + tally.unreadable + tally.other) / total, tally))
         tally.seconds = time.monotonic() - tally.started_at
@@ -215,16 +220,22 @@ class Import:
                 entry = self._reader.read(row)
             except UnreadableRow:
                 continue
-            if entry.kind not in opening_kinds or entry.account_id in opened:
-                continue
+            own = entry.kind in opening_kinds
+            counterparty = None if self._mapping.accounts.open == "never" else entry.counterparty
             try:
-                command = self._reader.opening(entry)
+                for account_id, opening in (
+                    (entry.account_id if own else None, self._reader.opening),
+                    (counterparty, self._reader.counterparty_opening),
+                ):
+                    if account_id is None or account_id in opened:
+                        continue
+                    command = opening(entry)
+                    if command is not None:
+                        opened.add(account_id)
+                        self._sent[command.command_id] = row
+                        yield command
             except UnreadableRow as error:
                 self.rejects.write(row, UNREADABLE, f"the account was not opened: {error}")
-                continue
-            opened.add(entry.account_id)
-            self._sent[command.command_id] = row
-            yield command
         on_progress(Progress(True, 1.0, self.tally))
 
     def _movements(self) -> Iterator[AnyCommand]:
@@ -233,6 +244,8 @@ class Import:
             if entry is None:
                 continue
             self._sent[entry.command_id] = row
+            if entry.counterparty is not None:
+                self._transfers.add(entry.command_id)
             yield self._reader.movement(entry)
 
     def _entry(self, row: Row) -> Entry | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from queue import SimpleQueue
@@ -21,12 +22,13 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer, Topic
 from daybook import kafka
 from daybook import registry as schema_registry
 from daybook.errors import DaybookError, NotTaken, Unreachable, UnreadableRecord
+from daybook.overheard import Overheard
 from schemas.codec import Codec, Undecodable
 from schemas.commands import AnyCommand, CommandReply
 from schemas.connections import Connections, NotConfigured
 from schemas.registry import RegistryUnavailable, SchemaNotRegistered
 from schemas.telemetry import traces
-from schemas.topics import REPLAYED_HEADER
+from schemas.topics import FINGERPRINT_HEADER, FOLLOW_UP_FINGERPRINT, REPLAYED_HEADER
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class Answer:
     reply: CommandReply
     replayed: bool
     """The command had been answered before: this is that first reply once more, and nothing was changed now."""
+    to_follow_up: bool = False
+    """It is the reply to a command that the service gave itself."""
 
 
 Outcomes = SimpleQueue[Answer | DaybookError]
@@ -88,6 +92,7 @@ class Link:
         self._looked_up: set[type[AnyCommand]] = set()
         self._waiting: dict[bytes, tuple[Outcomes, ...]] = {}
         self._spans: dict[bytes, list[traces.Span]] = {}
+        self._overheard: Overheard[Answer | DaybookError] = Overheard()
         self._lock = Lock()
         self._closing = False
         self.broken: str | None = None
@@ -145,6 +150,44 @@ class Link:
             waiting.remove(outcomes)
             self._keep(key, tuple(waiting), why)
             return True
+
+    @contextmanager
+    def keeping(self) -> Iterator[int]:
+        """Keep all replies that come until the block is left; what it gives is for `overhear`.
+
+        For who learns from the reply to a command which others are wanted: entered before that command is sent.
+        """
+        with self._lock:
+            self._overheard.begin()
+            dropped = self._overheard.dropped
+        try:
+            yield dropped
+        finally:
+            with self._lock:
+                self._overheard.end()
+
+    @contextmanager
+    def overhear(self, command_ids: Sequence[str], outcomes: Outcomes, dropped: int) -> Iterator[bool]:
+        """Have the replies to these, which others give, put into `outcomes` until the block is left.
+
+        Gives False when so many replies came since `keeping` was entered that not all were kept: one that is wanted may
+        have been among them, and has to be looked for elsewhere.
+
+        Raises: `Unreachable`, when the link failed.
+        """
+        keys = [command_id.encode() for command_id in command_ids]
+        with self._lock:
+            if self.broken is not None:
+                raise self._unreachable(self.broken)
+            came = self._overheard.want(keys, outcomes)
+            whole = self._overheard.dropped == dropped
+        try:
+            for message in came:
+                outcomes.put(self._decoded(message))
+            yield whole
+        finally:
+            with self._lock:
+                self._overheard.leave(keys, outcomes)
 
     def why_silent(self) -> Unreachable | None:
         """What is known to keep replies from coming, if anything: the broker cannot be reached."""
@@ -260,14 +303,19 @@ class Link:
                 raise KafkaException(error)
             return
         self._health.is_up()
-        key = message.key()
-        outcomes = self._next_waiting(key)
-        if outcomes is not None:
-            outcomes.put(self._decoded(message))
+        outcome: Answer | DaybookError | None = None
+        for outcomes in self._waiting_for(message.key(), message):
+            outcome = outcome or self._decoded(message)
+            outcomes.put(outcome)
 
     def _decoded(self, message: Message) -> Answer | DaybookError:
         try:
-            return Answer(self._codec.decode_reply(message.value()), _is_replayed(message))
+            headers = dict(message.headers() or {})
+            return Answer(
+                self._codec.decode_reply(message.value()),
+                replayed=REPLAYED_HEADER in headers,
+                to_follow_up=headers.get(FINGERPRINT_HEADER) == FOLLOW_UP_FINGERPRINT,
+            )
         except (Undecodable, UnicodeDecodeError, SystemError) as error:
             # The last two are what the Kafka library raises on a header whose name is not UTF-8.
             where = f"topic {message.topic()}, partition {message.partition()}, offset {message.offset()}"
@@ -275,17 +323,18 @@ class Link:
         except RegistryUnavailable as error:
             return schema_registry.unreachable(self._connections, error)
 
-    def _next_waiting(self, key: bytes | None) -> Outcomes | None:
-        """Who is given the next reply to a command: of several that sent the same one, the first."""
+    def _waiting_for(self, key: bytes | None, message: Message) -> tuple[Outcomes, ...]:
+        """Who is given a reply: of several that sent the same command the first, and all who overhear it."""
         # Most replies on the topic are other clients', and the lock is not needed to see that.
-        if key is None or key not in self._waiting:
-            return None
+        if key is None or not (self._overheard.concerns(key) or key in self._waiting):
+            return ()
         with self._lock:
+            overhearing = self._overheard.hear(key, message)
             waiting = self._waiting.get(key, ())
             if not waiting:
-                return None
+                return overhearing
             self._keep(key, waiting[1:])
-            return waiting[0]
+            return (waiting[0], *overhearing)
 
     def _on_failure(self, key: bytes, outcomes: Outcomes, error: KafkaError | None, _: Message) -> None:
         if error is None or not self.withdraw(key, outcomes, error.str()):
@@ -308,8 +357,9 @@ class Link:
         with self._lock:
             if self.broken is None:
                 self.broken = why
-            abandoned = list(self._waiting.values())
+            abandoned = [*self._waiting.values(), *self._overheard.wanted.values()]
             self._waiting.clear()
+            self._overheard.wanted.clear()
             for spans in self._spans.values():
                 for span in spans:
                     span.end(why)
@@ -338,7 +388,3 @@ def _tracer() -> traces.Tracer | None:
 def _goes_without_traces(why: str) -> None:
     """Say so, once for each reason: a program may open many links."""
     _log.warning("commands are sent without traces: %s", why)
-
-
-def _is_replayed(message: Message) -> bool:
-    return REPLAYED_HEADER in dict(message.headers() or {})

@@ -133,6 +133,24 @@ class Accounts(_Section):
     holder: Template = "Holder of {account}"
 
 
+class Transfers(_Section):
+    """Which rows move money between two accounts of the ledger, and which the other one is.
+
+    Whether money came in or went out is said as of all rows: by the kind, or by the amount's sign.
+    """
+
+    column: ColumnName
+    values: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+    """What `column` says on such a row."""
+    counterparty: ColumnName | Annotated[tuple[ColumnName, ...], Field(min_length=1, strict=False)]
+    prefix: str = ""
+    overdraft: str = "0"
+
+    @property
+    def counterparty_columns(self) -> tuple[str, ...]:
+        return (self.counterparty,) if isinstance(self.counterparty, str) else self.counterparty
+
+
 class Mapping(_Section):
     """A whole mapping file.
 
@@ -148,6 +166,7 @@ class Mapping(_Section):
     columns: Columns
     kinds: Kinds = Kinds()
     accounts: Accounts = Accounts()
+    transfers: Transfers | None = None
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -161,10 +180,9 @@ class Mapping(_Section):
         if (accounts.open == "rows") != bool(kinds.open):
             raise ValueError('accounts.open = "rows" and kinds.open go together: both or neither')
         if accounts.currency is not None and columns.overdraft is None:
-            try:
-                parse_amount(accounts.overdraft, accounts.currency)
-            except InvalidMoney as error:
-                raise ValueError(f"accounts.overdraft: {error}") from None
+            _must_be_amount("accounts.overdraft", accounts.overdraft, accounts.currency)
+        if accounts.currency is not None and self.transfers is not None:
+            _must_be_amount("transfers.overdraft", self.transfers.overdraft, accounts.currency)
         return self
 
     @classmethod
@@ -191,9 +209,19 @@ class Mapping(_Section):
             name = getattr(columns, setting)
             if name is not None:
                 named.append((f"columns.{setting}", name))
+        if self.transfers is not None:
+            named.append(("transfers.column", self.transfers.column))
+            named += [("transfers.counterparty", name) for name in self.transfers.counterparty_columns]
         for setting, template in (("reason", self.reason or ""), ("accounts.holder", self.accounts.holder)):
             named += [(setting, name) for _, name in parts(template) if name is not None and name != ACCOUNT_FIELD]
         return named
+
+
+def _must_be_amount(setting: str, text: str, currency: str) -> None:
+    try:
+        parse_amount(text, currency)
+    except InvalidMoney as error:
+        raise ValueError(f"{setting}: {error}") from None
 
 
 def parts(template: str) -> list[tuple[str, str | None]]:

@@ -23,7 +23,7 @@ from uuid import UUID, uuid5
 
 from daybook.errors import DaybookError
 from daybook.mapping import ACCOUNT_FIELD, FileFormat, InvalidMapping, Mapping, parts
-from schemas.commands import Deposit, OpenAccount, Withdraw, now_micros
+from schemas.commands import Deposit, OpenAccount, Transfer, Withdraw, now_micros
 from schemas.money import InvalidMoney, parse_amount
 
 _NAMESPACE: Final = UUID("0cfe3b4b-f86d-43b6-8041-33b17f4400d2")
@@ -63,7 +63,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a row says. `account_id` has its prefix; times are microseconds since the Unix epoch."""
+    """What a row says. Account ids have their prefix; times are microseconds since the Unix epoch."""
 
     row: Row
     kind: Kind
@@ -73,6 +73,8 @@ class Entry:
     currency: str
     amount_minor: int
     reason: str | None
+    counterparty: str | None
+    """The account that the money comes from or goes to, where the row is a transfer."""
 
 
 class RowFile:
@@ -174,6 +176,10 @@ class RowReader:
         self._kind = None if columns.kind is None else header.index(columns.kind)
         self._currency = None if columns.currency is None else header.index(columns.currency)
         self._overdraft = None if columns.overdraft is None else header.index(columns.overdraft)
+        transfers = mapping.transfers
+        self._is_transfer = None if transfers is None else header.index(transfers.column)
+        self._transfers = frozenset(() if transfers is None else transfers.values)
+        self._counterparty = [header.index(name) for name in transfers.counterparty_columns] if transfers else []
         self._reason = None if mapping.reason is None else _Template(mapping.reason, header)
         self._holder = _Template(mapping.accounts.holder, header)
         kinds = mapping.kinds
@@ -213,6 +219,9 @@ class RowReader:
             amount_minor = self._money(self._mapping.columns.amount, values[self._amount], currency, self._kind is None)
         if amount_minor < 0:
             kind, amount_minor = Kind.WITHDRAW, -amount_minor
+        counterparty = None
+        if kind in (Kind.DEPOSIT, Kind.WITHDRAW):
+            counterparty = self._other_account(values)
         return Entry(
             row=row,
             kind=kind,
@@ -222,10 +231,13 @@ class RowReader:
             currency=currency,
             amount_minor=amount_minor,
             reason=reason,
+            counterparty=counterparty,
         )
 
-    def movement(self, entry: Entry) -> Deposit | Withdraw:
-        """The command that a deposit's or a withdrawal's row stands for."""
+    def movement(self, entry: Entry) -> Deposit | Withdraw | Transfer:
+        """The command that a deposit's, a withdrawal's or a transfer's row stands for."""
+        if entry.counterparty is not None:
+            return self._transfer(entry, entry.counterparty)
         return (Deposit if entry.kind is Kind.DEPOSIT else Withdraw)(
             command_id=entry.command_id,
             account_id=entry.account_id,
@@ -238,16 +250,41 @@ class RowReader:
             currency=entry.currency,
         )
 
+    def _transfer(self, entry: Entry, counterparty: str) -> Transfer:
+        comes_in = entry.kind is Kind.DEPOSIT
+        return Transfer(
+            command_id=entry.command_id,
+            account_id=counterparty if comes_in else entry.account_id,
+            user_id=self._mapping.user,
+            issued_at=now_micros(),
+            correlation_id=self._mapping.name,
+            effective_at=entry.effective_at,
+            reason=entry.reason,
+            transfer_id=entry.command_id,
+            to_account_id=entry.account_id if comes_in else counterparty,
+            amount_minor=entry.amount_minor,
+            currency=entry.currency,
+        )
+
     def opening(self, entry: Entry) -> OpenAccount:
         """The command that opens a row's account. Raises `UnreadableRow` as `read` does."""
         column, limit = "accounts.overdraft", self._mapping.accounts.overdraft
         if self._overdraft is not None and self._mapping.columns.overdraft is not None:
             column, limit = self._mapping.columns.overdraft, entry.row.values[self._overdraft]
-        holder = self._holder.filled(entry.row.values, entry.account_id)
-        _must_fit(entry.account_id, holder)
+        return self._opening(entry, entry.account_id, column, limit)
+
+    def counterparty_opening(self, entry: Entry) -> OpenAccount | None:
+        """The command that opens the other account of a transfer. Raises `UnreadableRow` as `read` does."""
+        if entry.counterparty is None or self._mapping.transfers is None:
+            return None
+        return self._opening(entry, entry.counterparty, "transfers.overdraft", self._mapping.transfers.overdraft)
+
+    def _opening(self, entry: Entry, account_id: str, column: str, limit: str) -> OpenAccount:
+        holder = self._holder.filled(entry.row.values, account_id)
+        _must_fit(account_id, holder)
         return OpenAccount(
-            command_id=self._derived("open", entry.account_id),
-            account_id=entry.account_id,
+            command_id=self._derived("open", account_id),
+            account_id=account_id,
             user_id=self._mapping.user,
             issued_at=now_micros(),
             correlation_id=self._mapping.name,
@@ -256,6 +293,19 @@ class RowReader:
             holder_name=holder,
             overdraft_limit_minor=self._money(column, limit, entry.currency, signed=False),
         )
+
+    def _other_account(self, values: Sequence[str]) -> str | None:
+        if self._mapping.transfers is None or self._is_transfer is None:
+            return None
+        if values[self._is_transfer] not in self._transfers:
+            return None
+        said = [values[index] for index in self._counterparty]
+        if not all(said):
+            columns = ", ".join(self._mapping.transfers.counterparty_columns)
+            raise UnreadableRow(f"{columns} is empty: a transfer needs a counterparty")
+        counterparty = self._mapping.transfers.prefix + "-".join(said)
+        _must_fit(counterparty)
+        return counterparty
 
     def _row_currency(self, values: Sequence[str]) -> str:
         if self._currency is not None:

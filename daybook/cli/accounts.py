@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Literal, ParamSpec
 from uuid import UUID
@@ -56,8 +57,9 @@ class Giving:
     timeout: Timeout = DEFAULT_TIMEOUT_S
     as_json: AsJson = False
 
-    def give(self, call: Callable[[Client, Common], CommandReply]) -> None:
-        """Give a command and print the reply. A refusal is printed as JSON if asked for, and raised as `Refused`."""
+    @contextmanager
+    def asking(self) -> Iterator[tuple[Client, Common]]:
+        """A client, and what to give it with every command. A refusal is printed as JSON if asked for, and raised."""
         from daybook.client import Client  # noqa: PLC0415
         from daybook.errors import Refused  # noqa: PLC0415
         from daybook.giving import Common  # noqa: PLC0415
@@ -72,11 +74,16 @@ class Giving:
             common["command_id"] = str(self.command_id)
         with Client(user_id=user_name(self.user), timeout_s=self.timeout) as client:
             try:
-                reply = call(client, common)
+                yield client, common
             except Refused as refused:
                 if self.as_json:
                     print_json(asdict(refused.reply))
                 raise
+
+    def give(self, call: Callable[[Client, Common], CommandReply]) -> None:
+        """Give a command and print the reply."""
+        with self.asking() as (client, common):
+            reply = call(client, common)
         if self.as_json:
             print_json(asdict(reply))
         else:
@@ -84,7 +91,7 @@ class Giving:
             typer.echo(f"done: {reply.account_id} is at sequence {reply.sequence}{nothing}")
 
 
-def _giving(command: Callable[Concatenate[Giving, P], None]) -> Callable[..., None]:
+def gives(command: Callable[Concatenate[Giving, P], None]) -> Callable[..., None]:
     """A function for Typer that has a command's parameters and after them those of `Giving`."""
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
     common = list(inspect.signature(Giving, eval_str=True).parameters.values())
@@ -101,7 +108,7 @@ def _giving(command: Callable[Concatenate[Giving, P], None]) -> Callable[..., No
     return given
 
 
-@_giving
+@gives
 def open_(
     giving: Giving,
     account: Account,
@@ -125,7 +132,7 @@ def open_(
     )
 
 
-@_giving
+@gives
 def deposit(giving: Giving, account: Account, amount: Amount) -> None:
     """Pay money in.
 
@@ -135,7 +142,7 @@ def deposit(giving: Giving, account: Account, amount: Amount) -> None:
     giving.give(lambda client, common: client.deposit(account, value, **common))
 
 
-@_giving
+@gives
 def withdraw(giving: Giving, account: Account, amount: Amount) -> None:
     """Take money out.
 
@@ -145,7 +152,7 @@ def withdraw(giving: Giving, account: Account, amount: Amount) -> None:
     giving.give(lambda client, common: client.withdraw(account, value, **common))
 
 
-@_giving
+@gives
 def refund(
     giving: Giving,
     account: Account,
@@ -162,7 +169,7 @@ def refund(
     giving.give(lambda client, common: client.refund(account, withdrawal, value, **common))
 
 
-@_giving
+@gives
 def overdraft(giving: Giving, account: Account, amount: Amount) -> None:
     """Set how far below zero the balance may go.
 
@@ -172,7 +179,7 @@ def overdraft(giving: Giving, account: Account, amount: Amount) -> None:
     giving.give(lambda client, common: client.set_overdraft_limit(account, value, **common))
 
 
-@_giving
+@gives
 def freeze(
     giving: Giving,
     account: Account,
@@ -189,7 +196,7 @@ def freeze(
     giving.give(lambda client, common: client.freeze(account, cause=chosen, **common))
 
 
-@_giving
+@gives
 def unfreeze(giving: Giving, account: Account) -> None:
     """Let money move again.
 
@@ -198,7 +205,7 @@ def unfreeze(giving: Giving, account: Account) -> None:
     giving.give(lambda client, common: client.unfreeze(account, **common))
 
 
-@_giving
+@gives
 def holder(
     giving: Giving,
     account: Account,
@@ -214,7 +221,7 @@ def holder(
     giving.give(lambda client, common: client.change_holder(account, name, holder_email=email, **common))
 
 
-@_giving
+@gives
 def close(
     giving: Giving,
     account: Account,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from daybook.cli.exits import FAILED, say
-from daybook.cli.options import AsJson, print_json
+from daybook.cli.options import AsJson, age, print_json
 
 if TYPE_CHECKING:
     from daybook.analytics.maintain import Outcome, Progress
@@ -27,8 +26,6 @@ _SHOWN_ROWS: Final = 100
 _SHORTEST_ORPHAN_AGE: Final = timedelta(minutes=10)
 """A projector refers to a file seconds after it is written, a compaction within a minute or two."""
 
-_AGE: Final = re.compile(r"([0-9]{1,6})([mhd])")
-_UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
 
 app = typer.Typer(no_args_is_help=True, help="SQL over all events, as an Apache Iceberg table: docs/ANALYTICS.md.")
 
@@ -127,7 +124,7 @@ def maintain(
         from daybook.analytics.catalog import account_events, answering  # noqa: PLC0415
         from daybook.analytics.maintain import maintain as put_in_order  # noqa: PLC0415
         from schemas.connections import Connections  # noqa: PLC0415
-    snapshots, orphans = _age(older_than, "--older-than"), _age(orphans_older_than, "--orphans-older-than")
+    snapshots, orphans = age(older_than, "--older-than"), age(orphans_older_than, "--orphans-older-than")
     if orphans < _SHORTEST_ORPHAN_AGE:
         raise typer.BadParameter(
             "at least 10m: younger files may be those of a commit that is under way", param_hint="--orphans-older-than"
@@ -200,13 +197,6 @@ def _as_of(text: str | None) -> datetime | int | None:
             f'"{text}" is neither a moment, such as 2026-01-31T12:00+01:00, nor a snapshot\'s id', param_hint="--as-of"
         ) from None
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
-
-
-def _age(text: str, option: str) -> timedelta:
-    match = _AGE.fullmatch(text)
-    if match is None:
-        raise typer.BadParameter(f'"{text}" is not an age: write 30m, 12h or 7d', param_hint=option)
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 def _show(answer: Answer, *, as_json: bool, as_csv: bool, limit: int | None) -> None:

@@ -23,6 +23,7 @@ from daybook.cli import (
     services,
     status,
     timetravel,
+    transfers,
     verify,
 )
 from daybook.cli.exits import FAILED, say
@@ -77,6 +78,7 @@ app = typer.Typer(
     "5 something failed here, 130 interrupted.",
 )
 accounts.add_to(app)
+transfers.add_to(app)
 reading.add_to(app)
 searching.add_to(app)
 timetravel.add_to(app)

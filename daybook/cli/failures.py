@@ -21,6 +21,7 @@ from daybook.errors import (
     ReadTimeout,
     Refused,
     ReplyTimeout,
+    TransferUnknown,
     Unreachable,
 )
 from daybook.evolution.drafts import NoDraft
@@ -35,6 +36,7 @@ _CODES: Final[dict[type, int]] = {
     Refused: exits.REFUSED,
     NotTaken: exits.REFUSED,
     AccountUnknown: exits.REFUSED,
+    TransferUnknown: exits.REFUSED,
     NothingThen: exits.REFUSED,
     AccountsExist: exits.REFUSED,
     NotParked: exits.REFUSED,

@@ -95,6 +95,7 @@ def _summarise(run: Import, tally: Tally, *, dry_run: bool, as_json: bool) -> No
                 "refused_by_code": dict(tally.refused),
                 "unreadable": tally.unreadable,
                 "other": tally.other,
+                "transfers": tally.transfers,
                 "accounts_opened": tally.opened,
                 "accounts_opened_before": tally.opened_before,
                 "seconds": round(tally.seconds, 3),
@@ -116,6 +117,11 @@ def _summarise(run: Import, tally: Tally, *, dry_run: bool, as_json: bool) -> No
             f"{tally.unreadable:,} unreadable; "
             f"{counted(tally.opened, 'account')} opened{_before(tally.opened_before)}"
         )
+        if tally.transfers:
+            typer.echo(
+                f"{counted(tally.transfers, 'row')} sent money to another account: `daybook verify money` says how "
+                "many of all transfers have arrived, came back, or are still in flight"
+            )
     if run.rejects.count:
         typer.echo(f"What was not posted, and why, is in {run.rejects.path}")
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import getpass
 import json
-from datetime import UTC, datetime
-from typing import Annotated
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final
 
 import typer
 
@@ -27,6 +28,9 @@ DEFAULT_TIMEOUT_S = 10.0
 
 READER = "reader"
 """A client has a user, for the commands it gives. Those that only read give none, so the name goes nowhere."""
+
+_AGE: Final = re.compile(r"([0-9]{1,6})([smhd])")
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 # A negative amount begins with a dash. It is to be read as an amount, and refused as one, not as a strange option.
 TAKES_AMOUNT = {"ignore_unknown_options": True}
@@ -60,6 +64,14 @@ def moment(text: str | None, option: str = "--effective-at") -> datetime | None:
             param_hint=option,
         ) from None
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
+def age(text: str, option: str = "--older-than") -> timedelta:
+    """An age as people write it. A usage error, about the option, unless it is one."""
+    match = _AGE.fullmatch(text)
+    if match is None:
+        raise typer.BadParameter(f'"{text}" is not an age: write 30s, 5m, 12h or 7d', param_hint=option)
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 def user_name(given: str | None) -> str:

@@ -86,9 +86,10 @@ def add_to(app: typer.Typer) -> None:
 
 def _show(found: Balance, as_json: bool) -> None:
     if not as_json:
+        in_transit = f", {found.in_transit} in transit" if found.in_transit.amount_minor else ""
         typer.echo(
             f"{found.account_id:<16}  {found.money!s:>20}  {found.status:<6}  at sequence {found.sequence}, "
-            f"{found.updated_at:%Y-%m-%d %H:%M:%S} UTC"
+            f"{found.updated_at:%Y-%m-%d %H:%M:%S} UTC{in_transit}"
         )
         return
     print_json(
@@ -96,6 +97,8 @@ def _show(found: Balance, as_json: bool) -> None:
             "account_id": found.account_id,
             "balance": format_amount(found.money.amount_minor, found.money.currency),
             "balance_minor": found.money.amount_minor,
+            "in_transit": format_amount(found.in_transit.amount_minor, found.in_transit.currency),
+            "in_transit_minor": found.in_transit.amount_minor,
             "currency": found.money.currency,
             "status": found.status,
             "sequence": found.sequence,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
 
 import typer
 
@@ -112,17 +113,24 @@ def account(
         ("holder", f"{view.holder_name}{email}"),
         ("status", view.status),
         ("balance", str(view.money)),
+        ("in transit", str(view.in_transit) if view.in_transit.amount_minor else ""),
         ("overdraft", str(view.overdraft_limit)),
-        ("opened", f"{_moment(view.opened_at)} UTC"),
-        ("closed", "" if view.closed_at is None else f"{_moment(view.closed_at)} UTC"),
-        ("updated", f"{_moment(view.updated_at)} UTC, by event {view.sequence}"),
+        ("opened", f"{second(view.opened_at)} UTC"),
+        ("closed", "" if view.closed_at is None else f"{second(view.closed_at)} UTC"),
+        ("updated", f"{second(view.updated_at)} UTC, by event {view.sequence}"),
     ):
         if value:
-            typer.echo(f"{name:<10}{visible(value)}")
+            typer.echo(f"{name:<11}{visible(value)}")
 
 
 def history(
-    account: Account,
+    account: Annotated[
+        str | None, typer.Argument(metavar="ACCOUNT", help="The account's id.", show_default=False)
+    ] = None,
+    transfer: Annotated[
+        UUID | None,
+        typer.Option(metavar="UUID", help="The story of this transfer, on both accounts, instead of an account's."),
+    ] = None,
     newest: Annotated[bool, typer.Option("--newest", help="The newest event first.")] = False,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="How many events; all without it.")] = None,
     after: Annotated[
@@ -146,9 +154,20 @@ def history(
     An event that counts since another time than it was recorded at says so.
 
     daybook history A-1 --newest --limit 20
+
+    daybook history --transfer 5f0c8d1e-93a4-4a57-8b2f-3f5d3b7f6a10
     """
     from daybook.client import Client  # noqa: PLC0415
 
+    if transfer is not None:
+        if newest or limit is not None or after is not None or at_least is not None or from_log:
+            raise typer.BadParameter("a transfer's story is told whole, from the audit trail", param_hint="--transfer")
+        from daybook.cli.story import tell_story  # noqa: PLC0415 - it tells what is told here, of two accounts
+
+        tell_story(str(transfer), account, timeout_s=timeout, as_json=as_json)
+        return
+    if account is None:
+        raise typer.BadParameter("say which account's history, or --transfer", param_hint="ACCOUNT")
     if scan and not from_log:
         raise typer.BadParameter("--scan is about reading the log: say --from-log too")
     if from_log and at_least is not None:
@@ -161,7 +180,7 @@ def history(
         entries = islice(found_events, limit)
         if as_json:
             for entry in entries:
-                print_json(_entry_record(entry))
+                print_json(entry_record(entry))
             return
         found = list(entries)
     if found:
@@ -205,6 +224,14 @@ def what(entry: AuditEntry) -> str:
             said = "withdrew"
         case "MoneyRefunded":
             said = f"refunded of withdrawal {entry.withdrawal_sequence}"
+        case "TransferSent":
+            said = f"sent to {entry.to_account_id}"
+        case "TransferReceived":
+            said = f"received from {entry.from_account_id}"
+        case "TransferCompleted":
+            said = f"{entry.amount} arrived at {entry.to_account_id}"
+        case "TransferReturned":
+            said = f"came back from {entry.to_account_id}: {entry.message} ({entry.code})"
         case "OverdraftLimitSet":
             said = f"overdraft set to {entry.overdraft_limit}" + (
                 "" if entry.previous_overdraft_limit is None else f" from {entry.previous_overdraft_limit}"
@@ -243,9 +270,12 @@ def entry_row(entry: AuditEntry) -> Sequence[str]:
     moved = entry.amount
     if moved is not None and entry.balance.amount_minor < entry.balance_before.amount_minor:
         moved = Money(-moved.amount_minor, moved.currency)
+    elif entry.event_type == "TransferCompleted":
+        # It moves nothing here any more.
+        moved = None
     return (
         str(entry.sequence),
-        _moment(entry.recorded_at),
+        second(entry.recorded_at),
         entry.user_id,
         what(entry),
         "" if moved is None else format_amount(moved.amount_minor, moved.currency),
@@ -261,7 +291,7 @@ def account_row(view: AccountView) -> Sequence[str]:
         view.holder_email or "",
         view.status,
         str(view.money),
-        _moment(view.updated_at),
+        second(view.updated_at),
     )
 
 
@@ -272,6 +302,7 @@ def _account_record(view: AccountView) -> dict[str, object]:
         "holder_email": view.holder_email,
         "status": view.status,
         **_amounts("balance", view.money),
+        **_amounts("in_transit", view.in_transit),
         **_amounts("overdraft_limit", view.overdraft_limit),
         "currency": view.money.currency,
         "opened_at": view.opened_at.isoformat(),
@@ -281,7 +312,7 @@ def _account_record(view: AccountView) -> dict[str, object]:
     }
 
 
-def _entry_record(entry: AuditEntry) -> dict[str, object]:
+def entry_record(entry: AuditEntry) -> dict[str, object]:
     return {
         "account_id": entry.account_id,
         "sequence": entry.sequence,
@@ -294,6 +325,7 @@ def _entry_record(entry: AuditEntry) -> dict[str, object]:
         **_amounts("amount", entry.amount),
         **_amounts("balance_before", entry.balance_before),
         **_amounts("balance", entry.balance),
+        **_amounts("in_transit", entry.in_transit),
         **_amounts("overdraft_limit", entry.overdraft_limit),
         **_amounts("previous_overdraft_limit", entry.previous_overdraft_limit),
         "cause": entry.cause,
@@ -301,6 +333,11 @@ def _entry_record(entry: AuditEntry) -> dict[str, object]:
         "holder_name": entry.holder_name,
         "holder_email": entry.holder_email,
         "withdrawal_sequence": entry.withdrawal_sequence,
+        "transfer_id": entry.transfer_id,
+        "to_account_id": entry.to_account_id,
+        "from_account_id": entry.from_account_id,
+        "code": entry.code,
+        "message": entry.message,
         "event_id": entry.event_id,
         "command_id": entry.command_id,
         "correlation_id": entry.correlation_id,
@@ -318,6 +355,6 @@ def _amounts(name: str, money: Money | None) -> dict[str, Any]:
     return {name: format_amount(money.amount_minor, money.currency), f"{name}_minor": money.amount_minor}
 
 
-def _moment(at: datetime) -> str:
+def second(at: datetime) -> str:
     """To the second. The year is written out, since a change may be back-dated to the year 1."""
     return at.replace(tzinfo=None).isoformat(sep=" ", timespec="seconds")

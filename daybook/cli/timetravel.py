@@ -53,6 +53,7 @@ _NAMES: Final[Mapping[str, str]] = {
     "holder_name": "holder",
     "holder_email": "e-mail",
     "money": "balance",
+    "in_transit": "in transit",
     "overdraft_limit": "overdraft",
     "opened_at": "opened",
     "closed_at": "closed",
@@ -160,6 +161,7 @@ def balances(
     known, effective = moment(at, "--at"), moment(effective_at)
     accounts: dict[str, int] = defaultdict(int)
     sums: dict[str, int] = defaultdict(int)
+    in_transit: dict[str, int] = defaultdict(int)
     listed = []
     with Client(user_id=READER, timeout_s=timeout) as client, WorkDisplay() as display:
         for found in client.past.balances(
@@ -167,21 +169,26 @@ def balances(
         ):
             accounts[found.money.currency] += 1
             sums[found.money.currency] += found.money.amount_minor
+            in_transit[found.money.currency] += found.in_transit.amount_minor
             if not totals:
                 listed.append(found)
     for found in listed:
         if as_json:
             record = {"account_id": found.account_id, "currency": found.money.currency, "events": found.events}
-            print_json(record | _amount("balance", found.money))
+            print_json(record | _amount("balance", found.money) | _amount("in_transit", found.in_transit))
         else:
-            typer.echo(visible(f"{found.account_id:<16}  {found.money!s:>24}  {counted(found.events, 'event'):>14}"))
+            moving = f", {found.in_transit} in transit" if found.in_transit.amount_minor else ""
+            events = f"{counted(found.events, 'event'):>14}{moving}"
+            typer.echo(visible(f"{found.account_id:<16}  {found.money!s:>24}  {events}"))
     for code, total_minor in sorted(sums.items()):
         if as_json:
             total = {"total": format_amount(total_minor, code), "total_minor": total_minor}
-            print_json({"currency": code, "accounts": accounts[code]} | total)
+            also = {"in_transit": format_amount(in_transit[code], code), "in_transit_minor": in_transit[code]}
+            print_json({"currency": code, "accounts": accounts[code]} | total | also)
         else:
             amount = f"{format_amount(total_minor, code)} {code}"
-            typer.echo(f"{'total':<16}  {amount:>24}  {counted(accounts[code], 'account'):>14}")
+            moving = f", {format_amount(in_transit[code], code)} {code} in transit" if in_transit[code] else ""
+            typer.echo(f"{'total':<16}  {amount:>24}  {counted(accounts[code], 'account'):>14}{moving}")
     if not sums:
         say("there was no account then" if code is None else f"there was no account in {code} then")
 
@@ -210,6 +217,7 @@ def _show(found: PastAccount, *, in_force: bool) -> None:
         ("holder", f"{found.holder_name}{email}"),
         ("status", found.status),
         ("balance", str(found.money)),
+        ("in transit", str(found.in_transit) if found.in_transit.amount_minor else ""),
         ("overdraft", str(found.overdraft_limit)),
         ("opened", _text(found.opened_at)),
         ("closed", "" if found.closed_at is None else _text(found.closed_at)),
@@ -289,6 +297,7 @@ def _state(found: PastAccount) -> dict[str, object]:
         "holder_email": found.holder_email,
         "status": found.status,
         **_amount("balance", found.money),
+        **_amount("in_transit", found.in_transit),
         **_amount("overdraft_limit", found.overdraft_limit),
         "currency": found.money.currency,
         "refundable": [

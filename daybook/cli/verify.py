@@ -1,4 +1,4 @@
-"""`daybook verify models`: are the read models what the log says?"""
+"""`daybook verify`: are the read models what the log says, and does the log's money add up?"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _TIMEOUT_S: Final = 60.0
 """A projector that was started again has caught up with a day's events by then; a rebuilt one may take longer."""
 
-verifying = typer.Typer(help="Compare what Daybook keeps with the log.", no_args_is_help=True)
+verifying = typer.Typer(help="Compare what Daybook keeps with the log, and the log with itself.", no_args_is_help=True)
 
 
 @verifying.callback()
@@ -71,6 +71,34 @@ def models(
     code = exit_code(verdicts)
     if code:
         raise typer.Exit(code)
+
+
+@verifying.command()
+def money(
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, help="How long to wait for a transaction that is still open.")
+    ] = _TIMEOUT_S,
+    as_json: AsJson = False,
+) -> None:
+    """Hold all money of the log together, from the log alone, while the ledger goes on.
+
+    Every balance must follow from the account's events before it, and every transfer that arrived or came back from one
+    that was sent, once. Then, in every currency, deposits + refunds - withdrawals = balances + in transit. The exit
+    code is 1 when something is wrong, and the first of it is named.
+    """
+    from daybook.cli.reckoning import line_of, print_sums, record  # noqa: PLC0415
+    from daybook.verify.money import verify_money  # noqa: PLC0415
+    from schemas.connections import Connections  # noqa: PLC0415
+
+    with WorkDisplay() as display:
+        found = verify_money(Connections.from_environment(), timeout_s=timeout, tell=display.update)
+    if as_json:
+        print_json(record(found))
+    else:
+        print_sums(found)
+        typer.echo(visible(line_of(found)))
+    if found.wrong is not None:
+        raise typer.Exit(exits.REFUSED)
 
 
 def add_to(app: typer.Typer) -> None:

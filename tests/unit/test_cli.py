@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from daybook import Client
 from daybook.cli import app as tree
 from daybook.cli import main
 from daybook.cli.accounts import Giving
@@ -27,13 +29,15 @@ from daybook.errors import (
     ReadTimeout,
     Refused,
     ReplyTimeout,
+    TransferInFlight,
+    TransferUnknown,
     Unreachable,
 )
 from daybook.importing import AccountsExist
 from daybook.mapping import InvalidMapping
 from daybook.rows import UnreadableFile
 from daybook.supervise import GroupFailed, NoSuchProgram
-from schemas.commands import CommandReply, CommandStatus
+from schemas.commands import CommandReply, CommandStatus, Transfer
 
 REFUSAL = CommandReply(
     command_id="1",
@@ -44,6 +48,18 @@ REFUSAL = CommandReply(
     code="account_not_found",
     message="there is no account A-1",
     decided_at=0,
+)
+
+SOME_UUID = "5f0c8d1e-93a4-4a57-8b2f-3f5d3b7f6a10"
+TRANSFER = Transfer(
+    command_id=SOME_UUID,
+    account_id="A-1",
+    user_id="ada",
+    issued_at=0,
+    transfer_id=SOME_UUID,
+    to_account_id="B-2",
+    amount_minor=5,
+    currency="EUR",
 )
 
 
@@ -102,6 +118,12 @@ def test_what_is_no_amount_is_wrong_usage_and_explained(
         (["demo", "--file", "x.csv"], "--file and --mapping go together"),
         (["run", "--only", "nothing"], 'there is no "nothing": choose from command-service, balances'),
         (["import", "none.csv", "--mapping", "none.toml"], "mapping none.toml cannot be read: No such file"),
+        (["transfer", "A-1", "B-2", "5"], '"5" is not an amount: write a number and a currency'),
+        (["transfer", "A-1", "B-2", "5 EUR", "--transfer-id", "x"], "--transfer-id"),
+        (["transfers"], "say --in-flight"),
+        (["transfers", "--in-flight", "--older-than", "5"], '"5" is not an age: write 30s, 5m, 12h or 7d'),
+        (["history"], "say which account's history, or --transfer"),
+        (["history", "--transfer", SOME_UUID, "--newest"], "a transfer's story is told whole"),
         (["depsit", "A-1"], "No such command 'depsit'. Did you mean 'deposit'?"),
     ],
 )
@@ -120,8 +142,13 @@ def test_wrong_usage_is_explained(capsys: pytest.CaptureFixture[str], arguments:
         ["account", "A-1"],
         ["search"],
         ["history", "A-1"],
+        ["history", "--transfer", SOME_UUID],
+        ["transfer", "A-1", "B-2", "5.00", "EUR"],
+        ["transfers", "--in-flight"],
+        ["transfers", "--in-flight", "--from-log"],
         ["status"],
         ["verify", "models"],
+        ["verify", "money"],
         ["tail"],
     ],
 )
@@ -150,6 +177,8 @@ def test_without_addresses_it_says_which_variables_to_set(
         (NoSuchProgram("none"), 2),
         (UnreadableFile("line 3"), 2),
         (ReplyTimeout(["1"], 10), 3),
+        (TransferInFlight(TRANSFER, "0.05 EUR", refused=False, timeout_s=10), 3),
+        (TransferUnknown(SOME_UUID), 1),
         (ReadTimeout("late"), 3),
         (Unreachable("Kafka", "localhost:1", "refused"), 4),
         (ModelMissing("Elasticsearch", "localhost:1", "no index"), 4),
@@ -166,6 +195,27 @@ def test_every_expected_error_has_its_exit_code_and_is_said(
     assert str(error) in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_transfer_in_flight_says_how_to_look(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    flying = TransferInFlight(TRANSFER, "0.05 EUR", refused=refused, timeout_s=10)
+
+    def gives_up(*_: object, **__: object) -> None:
+        raise flying
+
+    monkeypatch.setenv("DAYBOOK_KAFKA_BOOTSTRAP", "127.0.0.1:1")
+    monkeypatch.setenv("DAYBOOK_REGISTRY_URL", "http://127.0.0.1:1")
+    monkeypatch.setattr(Client, "settle", gives_up)
+    assert run("transfer", "A-1", "B-2", "0.05 EUR", "--transfer-id", SOME_UUID, "--json") == 3
+    said = capsys.readouterr()
+    record = json.loads(said.out)
+    assert (record["status"], record["transfer_id"], record["amount_minor"]) == ("in_flight", SOME_UUID, 5)
+    assert record["refused"] is refused
+    assert f"`daybook history --transfer {SOME_UUID}`" in said.err
+    assert ("was not taken in by B-2" if refused else "has left A-1") in said.err
+
+
 def test_a_defect_of_ours_is_not_dressed_up() -> None:
     assert exit_code(ValueError("ours")) is None
 
@@ -179,7 +229,19 @@ def test_the_exit_codes_are_documented() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        *("open", "deposit", "withdraw", "refund", "overdraft", "freeze", "unfreeze", "holder", "close"),
+        *(
+            "transfer",
+            "transfers",
+            "open",
+            "deposit",
+            "withdraw",
+            "refund",
+            "overdraft",
+            "freeze",
+            "unfreeze",
+            "holder",
+            "close",
+        ),
         *("balance", "top", "tail", "search", "account", "history", "activity", "status", "import", "run", "demo"),
     ],
 )

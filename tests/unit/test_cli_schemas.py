@@ -14,7 +14,7 @@ from daybook.evolution import checkout, graph
 from daybook.search import audit_entry
 from projectors.search_documents import event_document
 from schemas.events import AccountClosed, AccountFrozen, Event, FreezeCause, OverdraftLimitSet
-from tests.recorded import recorded
+from tests.recorded import completed, received, recorded, returned, sent
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +104,27 @@ def test_an_unknown_cause_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> 
             OverdraftLimitSet(previous_limit_minor=None, new_limit_minor=7, currency="EUR"),
             "overdraft set to 0.07 EUR",
             "overdraft set to 0.07 EUR",
+        ),
+        (
+            sent("A-1", 2, 1, amount=30, balance=70, in_transit=50).event,
+            "sent to B-1",
+            "sent 0.30 EUR to B-1, balance 0.70 EUR, in transit 0.50 EUR",
+        ),
+        (
+            received("B-1", 2, 1, amount=30, balance=90).event,
+            "received from A-1",
+            "received 0.30 EUR from A-1, balance 0.90 EUR",
+        ),
+        (
+            completed("A-1", 2, 1, amount=30).event,
+            "0.30 EUR arrived at B-1",
+            "0.30 EUR arrived at B-1, in transit 0.00 EUR",
+        ),
+        (
+            returned("A-1", 2, 1, amount=30, balance=90, in_transit=20).event,
+            "came back from B-1: account B-1 is closed (account_closed)",
+            "0.30 EUR came back from B-1: account B-1 is closed (account_closed), balance 0.90 EUR, in transit "
+            "0.20 EUR",
         ),
     ],
 )
