@@ -25,8 +25,10 @@ from benchmarks.rebuild import Rates, rebuild_rates
 from benchmarks.rebuild import preload as preload_events
 from benchmarks.restore import restore_times
 from benchmarks.search import SearchRates, search_rates
+from benchmarks.soak import soak as run_soak
 from benchmarks.spill import spill_rates
 from benchmarks.throughput import commands_per_second
+from benchmarks.transfers import transfer_rates
 from benchmarks.workload import preload
 from deploy.definitions import apply
 from deploy.stack.stack import Stack
@@ -142,6 +144,81 @@ def audit(
     for each in found:
         table.add_row(str(each.jobs), f"{each.per_second:,.0f}", f"{each.a_core:,.0f}" if each.a_core else "")
     Console().print(table)
+
+
+@app.command()
+def transfers(
+    count: Annotated[int, typer.Option(help="Deposits a round, and as many transfers.")] = 100_000,
+    accounts: ACCOUNTS = 20_000,
+    rounds: Annotated[int, typer.Option(help="Rounds.")] = 3,
+    *,
+    as_json: JSON = False,
+) -> None:
+    """Transfers a second, sent and settled, beside deposits a second: by one command service, on the same accounts."""
+    screen = Console(stderr=True)
+    with _servers(screen) as (env, folder):
+        found = transfer_rates(_ledger(env), count, accounts, rounds, folder / "process.log", screen.print)
+    if as_json:
+        print(json.dumps([asdict(each) | {"ratio": each.ratio} for each in found]))
+        return
+    table = Table("a second", "min", "median", "max", title="One command service, commands preloaded")
+    for name, values, form in (
+        ("deposits", [each.deposits for each in found], ",.0f"),
+        ("transfers, settled", [each.transfers for each in found], ",.0f"),
+        ("transfers / deposits", [each.ratio for each in found], ".2f"),
+    ):
+        table.add_row(name, *(format(pick(values), form) for pick in (min, statistics.median, max)))
+    Console().print(table)
+
+
+@app.command()
+def soak(
+    minutes: Annotated[float, typer.Option(help="How long transfers are asked for.")] = 10.0,
+    rate: Annotated[float, typer.Option(help="Transfers a second.")] = 50.0,
+    kill_every: Annotated[float, typer.Option(help="Seconds between kills, on average.")] = 5.0,
+    accounts: ACCOUNTS = 200,
+    *,
+    as_json: JSON = False,
+) -> None:
+    """Transfers while two command services are killed again and again: whether the money adds up, all the while.
+
+    The exit code is 1 when it does not.
+    """
+    screen = Console(stderr=True)
+    with _servers(screen) as (env, folder):
+        found = run_soak(
+            _ledger(env),
+            folder,
+            seconds=60 * minutes,
+            rate=rate,
+            kill_every_s=kill_every,
+            accounts=accounts,
+            tell=screen.print,
+        )
+    quantiles = {"p50": found.quantile_s(0.5), "p99": found.quantile_s(0.99), "max": found.quantile_s(1)}
+    if as_json:
+        print(json.dumps(asdict(found) | {"latencies_s": quantiles}))
+    else:
+        table = Table("", "", show_header=False, title=f"{found.seconds / 60:.1f} minutes with two command services")
+        for name, value in (
+            ("transfers asked for", f"{found.asked:,}, {found.asked / found.seconds:.0f} a second"),
+            ("sent", f"{found.accepted:,}"),
+            ("refused", ", ".join(f"{count:,} {code}" for code, count in found.refused.items()) or "none"),
+            ("completed", f"{found.completed:,}"),
+            ("returned", ", ".join(f"{count:,} {code}" for code, count in found.returned.items()) or "none"),
+            ("services killed", f"{found.kills:,} times"),
+            ("cuts of the log reckoned up", f"{found.cuts:,}, with up to {found.most_in_flight:,} in flight"),
+            ("from sent to settled", ", ".join(f"{n} {s:.2f} s" for n, s in quantiles.items())),
+            ("nothing in transit after", f"{found.settled_after_s:.1f} s"),
+            (
+                "paid in = balances + in transit",
+                f"{found.funds_minor:,} = {found.balances_minor:,} + {found.in_transit_minor:,}",
+            ),
+            ("wrong", "; ".join(found.wrong) or "nothing"),
+        ):
+            table.add_row(name, value)
+        Console().print(table)
+    raise typer.Exit(1 if found.wrong else 0)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,0 +1,136 @@
+"""`python -m benchmarks transfers`: transfers a second, sent and settled, beside deposits on the same accounts.
+
+A transfer is three decisions on two accounts and two records more, so that a third of the deposits' rate means that the
+way from one account to another costs nothing beside deciding.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks.processes import LOOPBACK, free_port, running
+from benchmarks.workload import codec, producer
+from schemas.commands import AnyCommand, Deposit, OpenAccount, Transfer, now_micros
+from schemas.connections import Connections
+
+_OVERDRAFT_MINOR = 10**15
+_LOOK_EVERY_S = 0.05
+_TIMEOUT_S = 600
+
+
+@dataclass(frozen=True)
+class TransferRates:
+    """Deposits a second, and transfers a second: sent, received and completed."""
+
+    deposits: float
+    transfers: float
+
+    @property
+    def ratio(self) -> float:
+        return self.transfers / self.deposits
+
+
+def transfer_rates(
+    connections: Connections, count: int, accounts: int, rounds: int, log: Path, tell: Callable[[str], None]
+) -> list[TransferRates]:
+    """`count` deposits, then as many transfers, over so many accounts; `rounds` times, by one command service.
+
+    Raises:
+        RuntimeError: the service stands still, or a transfer was refused or returned.
+    """
+    _preload(connections, _openings(accounts))
+    _decisions_per_second(connections, accounts, log)
+    found = []
+    for number in range(rounds):
+        _preload(connections, _deposits(count, accounts))
+        deposits = _decisions_per_second(connections, count, log)
+        _preload(connections, _transfers(count, accounts))
+        found.append(TransferRates(deposits, _decisions_per_second(connections, 3 * count, log) / 3))
+        tell(f"round {number + 1}: {deposits:,.0f} deposits/s, {found[-1].transfers:,.0f} transfers/s")
+    return found
+
+
+def _decisions_per_second(connections: Connections, count: int, log: Path) -> float:
+    """The rate of commands accepted, from a new process's first to its `count`-th; all must be."""
+    port = free_port()
+    settings = {"DAYBOOK_COMMAND_SERVICE_METRICS_PORT": str(port)}
+    with running("command_service", connections, log, **settings) as process:
+        deadline = time.monotonic() + _TIMEOUT_S
+        first: tuple[float, float] | None = None
+        while True:
+            done, now = _accepted(port), time.monotonic()
+            if done and first is None:
+                first = done, now
+            if done >= count and first is not None:
+                return (done - first[0]) / (now - first[1]) if now > first[1] else 0.0
+            if process.poll() is not None or now > deadline:
+                raise RuntimeError(f"{done:,.0f} of {count:,} commands are accepted, and no more come; see {log}")
+            time.sleep(_LOOK_EVERY_S)
+
+
+def _accepted(port: int) -> float:
+    try:
+        with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+    except OSError:
+        # It is starting.
+        return 0.0
+    accepted = 0.0
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == "daybook_commands_total":
+                if sample.labels["outcome"] != "accepted":
+                    raise RuntimeError(f"{sample.value:,.0f} commands were {sample.labels}")
+                accepted += sample.value
+            elif sample.name == "daybook_follow_ups_total" and sample.labels["command"] == "ReturnTransfer":
+                raise RuntimeError(f"{sample.value:,.0f} transfers were returned")
+    return accepted
+
+
+def _preload(connections: Connections, commands: Iterator[AnyCommand]) -> None:
+    encoder, sender = codec(connections), producer(connections, linger_ms=20)
+    for command in commands:
+        sender.produce(connections.topics.commands, encoder.encode_command(command), command.account_id.encode())
+        sender.poll(0)
+    left = sender.flush(60)
+    if left:
+        raise RuntimeError(f"{left} commands could not be preloaded within a minute")
+
+
+def _common(account: int) -> dict[str, object]:
+    return {
+        "command_id": str(uuid.uuid4()),
+        "account_id": f"A-{account}",
+        "user_id": "user-42",
+        "issued_at": now_micros(),
+    }
+
+
+def _openings(accounts: int) -> Iterator[AnyCommand]:
+    for n in range(accounts):
+        yield OpenAccount(currency="EUR", holder_name="Jane Doe", overdraft_limit_minor=_OVERDRAFT_MINOR, **_common(n))
+
+
+def _deposits(count: int, accounts: int) -> Iterator[AnyCommand]:
+    for _ in range(count):
+        yield Deposit(amount_minor=random.randrange(1, 10_000), currency="EUR", **_common(random.randrange(accounts)))
+
+
+def _transfers(count: int, accounts: int) -> Iterator[AnyCommand]:
+    for _ in range(count):
+        source, destination = random.sample(range(accounts), 2)
+        yield Transfer(
+            transfer_id=str(uuid.uuid4()),
+            to_account_id=f"A-{destination}",
+            amount_minor=random.randrange(1, 10_000),
+            currency="EUR",
+            **_common(source),
+        )
