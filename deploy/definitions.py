@@ -28,6 +28,7 @@ from deploy.differences import (
     MissingTopic,
     PartitionCountDiffers,
     ReplicationDiffers,
+    SubjectDiffers,
     TemplateDiffers,
     TopicConfigDiffers,
     UnwantedRights,
@@ -206,40 +207,39 @@ def _apply(
     applied: Callable[[Applicable], None],
 ) -> None:
     brokers, subjects = servers.brokers, servers.subjects
-    # One request each for all topics and for all settings; the order of the others is that of the plan.
+    # One request each for all topics and for all settings; the others in the order of the plan.
     missing = [one for one in differences if isinstance(one, MissingTopic)]
     if missing:
         brokers.create(missing)
     configs = [one for one in differences if isinstance(one, TopicConfigDiffers)]
     if configs:
         brokers.set_configs(configs)
-    for difference in differences:
-        match difference:
-            case MissingTopic() | TopicConfigDiffers():
-                pass
-            case MissingSubject():
-                subjects.create(difference)
-            case CompatibilityDiffers():
-                subjects.set_compatibility(difference.subject)
-            case MissingSchema():
-                subjects.register(difference.subject, difference.schema)
-            case MissingTemplate() | TemplateDiffers() | IndexLacksField():
-                # Without Elasticsearch there is no such difference.
-                if servers.search is not None:
-                    servers.search.bring(difference)
-            case MissingRights() | UnwantedRights() | MissingCredential() | WrongCredential():
-                _bring_access(difference, brokers, passwords)
-            case (
-                ReplicationDiffers()
-                | IndexFieldDiffers()
-                | DenyingAcl()
-                | PartitionCountDiffers()
-                | IncompatibleSchema()
-            ):
-                continue
-            case _:
-                assert_never(difference)
-        applied(difference)
+    of_subjects = [one for one in differences if isinstance(one, SubjectDiffers)]
+    with closing(subjects.bring(of_subjects)) as brought:
+        for difference in differences:
+            match difference:
+                case MissingTopic() | TopicConfigDiffers():
+                    pass
+                case MissingSubject() | CompatibilityDiffers() | MissingSchema():
+                    # All begin with the first, several side by side, and end in the order of the plan.
+                    next(brought)
+                case MissingTemplate() | TemplateDiffers() | IndexLacksField():
+                    # Without Elasticsearch there is no such difference.
+                    if servers.search is not None:
+                        servers.search.bring(difference)
+                case MissingRights() | UnwantedRights() | MissingCredential() | WrongCredential():
+                    _bring_access(difference, brokers, passwords)
+                case (
+                    ReplicationDiffers()
+                    | IndexFieldDiffers()
+                    | DenyingAcl()
+                    | PartitionCountDiffers()
+                    | IncompatibleSchema()
+                ):
+                    continue
+                case _:
+                    assert_never(difference)
+            applied(difference)
 
 
 def _bring_access(difference: AccessDiffers, brokers: Brokers, passwords: Mapping[str, str]) -> None:

@@ -285,12 +285,11 @@ def _mapping(mapping: Mapping[str, Any]) -> str:
 
 
 AccessDiffers = MissingCredential | WrongCredential | MissingRights | UnwantedRights
+SubjectDiffers = MissingSubject | MissingSchema | CompatibilityDiffers
 Applicable = (
     MissingTopic
     | TopicConfigDiffers
-    | MissingSubject
-    | MissingSchema
-    | CompatibilityDiffers
+    | SubjectDiffers
     | MissingTemplate
     | TemplateDiffers
     | IndexLacksField

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, TypeVar
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from typing import Final, TypeVar, assert_never
 
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
-from deploy.differences import CompatibilityDiffers, IncompatibleSchema, MissingSchema, MissingSubject
+from deploy.differences import (
+    CompatibilityDiffers,
+    IncompatibleSchema,
+    MissingSchema,
+    MissingSubject,
+    SubjectDiffers,
+)
 from deploy.errors import DeployError, Refused, Unreachable
 from deploy.wanted import COMPATIBILITY, SubjectDefinition
 from schemas.connections import Connections
@@ -16,6 +24,9 @@ from schemas.released import ReleasedSchema
 
 _TIMEOUT_S: Final = 10
 """One request's bound. Registering takes tens of milliseconds; the first request after a start can take a second."""
+
+_AT_ONCE: Final = 8
+"""So many subjects are worked on side by side: a change waits for the registry's own storage, not for its processor."""
 
 _NO_SUBJECT: Final = 40401
 _NO_SCHEMA: Final = 40403
@@ -42,40 +53,66 @@ class Subjects:
     def close(self) -> None:
         self._client.close()
 
-    def compared(
-        self, wanted: Sequence[SubjectDefinition]
-    ) -> Iterator[MissingSubject | MissingSchema | CompatibilityDiffers | IncompatibleSchema]:
-        """How the subjects found differ from those wanted. Other versions beside them are left alone."""
-        for subject in wanted:
-            missing = [self._lacks(subject.name, schema) for schema in subject.versions]
-            if _NO_SUBJECT in missing:
-                yield MissingSubject(subject)
+    def compared(self, wanted: Sequence[SubjectDefinition]) -> Iterator[SubjectDiffers | IncompatibleSchema]:
+        """How the subjects found differ from those wanted, in that order. Other versions are left alone."""
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for differences in pool.map(self._compared, wanted):
+                yield from differences
+
+    def bring(self, differences: Iterable[SubjectDiffers]) -> Generator[SubjectDiffers, None, None]:
+        """Put right what `compared` found, and yield it in its order, a subject's once all of them are done.
+
+        After a failure, subjects that come later may be as wanted nevertheless.
+        """
+        by_subject = [list(group) for _, group in groupby(differences, key=_subject_of)]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for done in pool.map(self._brought, by_subject):
+                yield from done
+
+    def _compared(self, subject: SubjectDefinition) -> list[SubjectDiffers | IncompatibleSchema]:
+        missing = [self._lacks(subject.name, schema) for schema in subject.versions]
+        if _NO_SUBJECT in missing:
+            return [MissingSubject(subject)]
+        found: list[SubjectDiffers | IncompatibleSchema] = []
+        level = self._compatibility(subject.name)
+        if level != COMPATIBILITY:
+            found.append(CompatibilityDiffers(subject.name, level))
+        for schema, denial in zip(subject.versions, missing, strict=True):
+            if denial is None:
                 continue
-            level = self._compatibility(subject.name)
-            if level != COMPATIBILITY:
-                yield CompatibilityDiffers(subject.name, level)
-            for schema, denial in zip(subject.versions, missing, strict=True):
-                if denial is None:
-                    continue
-                # Under another level the registry's opinion would be about that one; registering will tell.
-                if level == COMPATIBILITY and not self._compatible(subject.name, schema):
-                    yield IncompatibleSchema(subject.name, schema)
-                else:
-                    yield MissingSchema(subject.name, schema)
+            # Under another level the registry's opinion would be about that one; registering will tell.
+            if level == COMPATIBILITY and not self._compatible(subject.name, schema):
+                found.append(IncompatibleSchema(subject.name, schema))
+            else:
+                found.append(MissingSchema(subject.name, schema))
+        return found
 
-    def create(self, missing: MissingSubject) -> None:
+    def _brought(self, differences: Sequence[SubjectDiffers]) -> Sequence[SubjectDiffers]:
+        for difference in differences:
+            match difference:
+                case MissingSubject():
+                    self._create(difference.subject)
+                case CompatibilityDiffers():
+                    self._set_compatibility(difference.subject)
+                case MissingSchema():
+                    self._register(difference.subject, difference.schema)
+                case _:
+                    assert_never(difference)
+        return differences
+
+    def _create(self, subject: SubjectDefinition) -> None:
         """Register all versions. The compatibility is set first, so that no version escapes it."""
-        self.set_compatibility(missing.subject.name)
-        for schema in missing.subject.versions:
-            self.register(missing.subject.name, schema)
+        self._set_compatibility(subject.name)
+        for schema in subject.versions:
+            self._register(subject.name, schema)
 
-    def set_compatibility(self, subject: str) -> None:
+    def _set_compatibility(self, subject: str) -> None:
         self._ask(
             lambda: self._client.set_compatibility(subject, COMPATIBILITY),
             f"the compatibility of subject {subject} could not be set",
         )
 
-    def register(self, subject: str, schema: ReleasedSchema) -> None:
+    def _register(self, subject: str, schema: ReleasedSchema) -> None:
         self._ask(
             lambda: self._client.register_schema(subject, _avro(schema)),
             f"v{schema.version} of {schema.name} could not be registered under {subject}",
@@ -124,6 +161,10 @@ class Subjects:
         if not error.error_code or error.error_code == SchemaRegistryError.UNKNOWN:
             return Unreachable("the schema registry", self._address, f"{what}: {_NOT_AS_A_REGISTRY}")
         return Refused(f"{what} (the schema registry at {self._address}): {error.error_message}")
+
+
+def _subject_of(difference: SubjectDiffers) -> str:
+    return difference.subject.name if isinstance(difference, MissingSubject) else difference.subject
 
 
 def _avro(schema: ReleasedSchema) -> Schema:
