@@ -178,6 +178,9 @@ class _Reading:
         """Read every range to its end, which read-committed positions reach when no transaction below is open."""
         ranges = [each for each in ranges if each[1] < each[2]]
         left = {(place.topic, place.partition): end for place, _, end in ranges}
+        # Of a topic that is new to a client, it looks for the leaders only once a second, unless it is made to ask.
+        for topic in {place.topic for place, _, _ in ranges}:
+            self._consumer.list_topics(topic, _REQUEST_TIMEOUT_S)
         # Assigned anew: what was assigned before is read.
         self._consumer.assign([TopicPartition(place.topic, place.partition, begin) for place, begin, _ in ranges])
         self._progress.goes_on(ranges)
