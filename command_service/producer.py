@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
@@ -32,6 +33,9 @@ _REPEAT_FOR_S: Final = 30.0
 
 _INIT_FOR_S: Final = 60.0
 """Bound of becoming the owner of a transactional id: a broker that restarts takes less."""
+
+_CONNECT_TIMEOUT_S: Final = 2.0
+"""Bound of awaiting a first connection. Without one the start only takes half a second longer."""
 
 _QUEUE_FULL_WAIT_S: Final = 0.05
 
@@ -86,13 +90,19 @@ class TransactionalProducer:
                 # dominate the latency of a command.
                 retry_backoff_ms=1,
                 retry_backoff_max_ms=10,
-                # A broker that is away is asked for twice a second, not twenty times.
-                reconnect_backoff_ms=500,
+                # Half of the first is also the pause between the first two connections. A broker that is away is asked
+                # for three times a second, however short it is.
+                reconnect_backoff_ms=100,
                 reconnect_backoff_max_ms=2_000,
             )
             | {"error_cb": self._on_error},
             logger=kafka_logger(),
         )
+        # Asked for before a broker is connected, the coordinator is asked for again only half a second later. The first
+        # question is answered by whom the configuration names, whose connection is then replaced by a broker's.
+        with suppress(KafkaException):
+            for _ in range(2):
+                producer.list_topics(self._connections.topics.events, _CONNECT_TIMEOUT_S)
         self._repeat(lambda: producer.init_transactions(_CALL_TIMEOUT_S), _INIT_FOR_S)
         self._producer, self._suspect = producer, False
 
