@@ -36,7 +36,7 @@ from schemas.telemetry.vitals import Brokers
 
 _log = logging.getLogger(__name__)
 
-_TURN_S: Final = 0.5
+_TURN_S: Final = 0.1
 """How long a turn waits for events: also how late a stop is noticed at most."""
 
 _UNASSIGNED_TURN_S: Final = 0.05
