@@ -63,6 +63,8 @@ def read_all(connections: Connections, topic: str, *, isolation: str = "read_com
             enable_auto_commit=False,
             isolation_level=isolation,
             enable_partition_eof=True,
+            # At a partition's end there is nothing to wait for.
+            fetch_wait_max_ms=10,
             auto_offset_reset="error",
         )
     )
@@ -71,7 +73,7 @@ def read_all(connections: Connections, topic: str, *, isolation: str = "read_com
         left = set(consumer.list_topics(topic, 10).topics[topic].partitions)
         consumer.assign([TopicPartition(topic, partition, 0) for partition in left])
         while left:
-            for message in consumer.consume(1000, 0.2):
+            for message in consumer.consume(1000, 0.02):
                 error = message.error()
                 if error is None:
                     found.append(message)

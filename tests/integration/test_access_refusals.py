@@ -84,7 +84,11 @@ def read(connections: Connections, topics: Collection[str]) -> dict[str, KafkaEr
     """What reading the beginning of each topic comes to: None for a record, or the end."""
     found: dict[str, KafkaError | None] = {}
     config = connections.kafka(
-        group_id=connections.topics.client_group, enable_partition_eof=True, auto_offset_reset="earliest"
+        group_id=connections.topics.client_group,
+        enable_partition_eof=True,
+        # At a partition's end there is nothing to wait for.
+        fetch_wait_max_ms=10,
+        auto_offset_reset="earliest",
     )
     consumer = Consumer({**config, "log_level": 0})
 

@@ -125,7 +125,7 @@ def raised(connections: Connections) -> dict[str, list[Alert]]:
     topic = connections.topics.alerts
     found: dict[str, list[Alert]] = {}
     with (
-        closing(Consumer(connections.kafka(group_id="x", enable_partition_eof=True))) as consumer,
+        closing(Consumer(connections.kafka(group_id="x", enable_partition_eof=True, fetch_wait_max_ms=10))) as consumer,
         Registry(connections) as registry,
     ):
         codec = Codec(registry)
