@@ -52,7 +52,14 @@ def read_parked(connections: Connections, *, timeout_s: float) -> Iterator[Parke
     topic = connections.topics.parked
     health = kafka.Health()
     deadline = time.monotonic() + timeout_s
-    source = kafka.consumer(connections, health, auto_offset_reset="earliest", enable_partition_eof=True)
+    source = kafka.consumer(
+        connections,
+        health,
+        auto_offset_reset="earliest",
+        enable_partition_eof=True,
+        # The end is known to be met once the broker has waited this long in vain, by default half a second.
+        fetch_wait_max_ms=20,
+    )
     with closing(source):
         (count,) = kafka.partitions(source, [topic], connections, health, deadline)
         ends = kafka.ends(connections, [(topic, partition) for partition in range(count)], deadline)

@@ -45,6 +45,9 @@ def consumer(connections: Connections, projector: str) -> Consumer:
         auto_offset_reset="error",
         # Says where a partition ends, behind the transaction markers that hold no events.
         enable_partition_eof=True,
+        # The end is known to be met once the broker has waited this long in vain, by default half a second: also the
+        # last time, for which the live model is held.
+        fetch_wait_max_ms=20,
         # The defaults serve a consumer that keeps up. One that reads everything wants few, large answers, and the next
         # ones there when it is done with those before; the queue's bound in kilobytes keeps memory in check.
         max_partition_fetch_bytes=8 * 1024 * 1024,
