@@ -71,7 +71,7 @@ def running(connections: Connections, projector: Gathering) -> Iterator[Runner]:
             runner.stop()
             thread.join(60)
             took_s = time.monotonic() - asked_at
-    # A turn lasts half a second; what lingers in these tests, far longer.
+    # A turn lasts a tenth of a second; what lingers in these tests, far longer.
     assert took_s < 20
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -50,10 +51,13 @@ def write_something(env: dict[str, str]) -> None:
     producer = Producer({"bootstrap.servers": env["DAYBOOK_KAFKA_BOOTSTRAP"], "acks": "all"})
     producer.produce("kept", b"record", partition=0)
     assert producer.flush(TIMEOUT_S) == 0
-    with SchemaRegistryClient({"url": env["DAYBOOK_REGISTRY_URL"]}) as registry:
-        for number in range(SCHEMAS):
+    with SchemaRegistryClient({"url": env["DAYBOOK_REGISTRY_URL"]}) as registry, ThreadPoolExecutor(8) as pool:
+
+        def register(number: int) -> None:
             text = json.dumps({"type": "fixed", "name": f"fixed{number}", "size": 1})
             registry.register_schema(f"kept-{number}", Schema(text, "AVRO"))
+
+        list(pool.map(register, range(SCHEMAS)))
     with redis.Redis.from_url(env["DAYBOOK_REDIS_URL"]) as client:
         client.set("kept", "value")
     with Elasticsearch(env["DAYBOOK_ELASTICSEARCH_URL"]) as search:
