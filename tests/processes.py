@@ -73,7 +73,9 @@ def free_port() -> int:
     return free_ports(1)
 
 
-def until(condition: Callable[[], T], what: str | Callable[[], str], timeout_s: float = 90.0) -> T:
+def until(
+    condition: Callable[[], T], what: str | Callable[[], str], timeout_s: float = 90.0, *, every_s: float = 0.02
+) -> T:
     """Ask again until the answer is true, and give it back. Fails, saying what was awaited, after the time-out.
 
     `what` may be a function, which is called then: to say how things are at the end, not at the beginning.
@@ -88,7 +90,7 @@ def until(condition: Callable[[], T], what: str | Callable[[], str], timeout_s: 
         if now >= deadline:
             raise AssertionError(f"after {timeout_s:.0f} s still no {what if isinstance(what, str) else what()}")
         # An answer that takes work, such as reading a whole topic, should leave some of the machine to what is awaited.
-        time.sleep(min(0.2, max(0.02, now - asked)))
+        time.sleep(max(every_s, min(0.2, now - asked)))
 
 
 def asked(port: int, path: str) -> tuple[int, Any]:

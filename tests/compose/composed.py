@@ -36,6 +36,9 @@ SERVERS: Final = ("kafka", "registry", "elasticsearch", "redis")
 UP_TIMEOUT_S: Final = 900.0
 """A start takes a minute on two idle cores; on a machine that other tests keep busy, several times that."""
 
+LOOK_S: Final = 0.5
+"""Between two questions to the engine, each of which starts programs that what is awaited has to wait for."""
+
 _PUBLISHED: Final = (
     *("KAFKA", "KAFKA_2", "KAFKA_3", "REGISTRY", "ELASTICSEARCH", "REDIS", "ACTIVITY"),
     *("PROMETHEUS", "GRAFANA"),
@@ -88,10 +91,16 @@ class Container:
 
 
 class Composed:
-    """One project. `files` are the compose files, from the project's top."""
+    """One project. `files` are the compose files, from the project's top; `version` is that of our images."""
 
     def __init__(
-        self, folder: Path, project: str, files: Sequence[str] = ("docker-compose.yml",), **variables: str
+        self,
+        folder: Path,
+        project: str,
+        files: Sequence[str] = ("docker-compose.yml",),
+        *,
+        version: str = "none",
+        **variables: str,
     ) -> None:
         self.folder = folder
         self.project = project
@@ -100,7 +109,7 @@ class Composed:
         self.busy_before = os.getloadavg()[0]
         """How many processes others had running, about, in the minute before."""
         self._files = files
-        self._version = project
+        self._version = version
         self._variables = variables
         self._choose_ports()
 
@@ -154,11 +163,9 @@ class Composed:
         raise AssertionError("unreachable")
 
     def remove(self) -> None:
-        """Stop it and delete its containers, volumes, networks and images."""
+        """Stop it and delete its containers, volumes and networks."""
         everything = ("--profile", "tools", "--profile", "observability")
         self.run(*everything, "down", "--volumes", "--remove-orphans", timeout_s=300)
-        for name in ("service", "analytics"):
-            subprocess.run([DOCKER, "image", "rm", self.image(name)], capture_output=True, timeout=120, check=False)
 
     def containers(self, *services: str, stopped: bool = False) -> list[Container]:
         """The containers of these services, or of all, without those of `docker compose run`."""
@@ -177,7 +184,7 @@ class Composed:
         return {one.service for one in found} == {*SERVERS, *OURS} and all(one.healthy for one in found)
 
     def wait_healthy(self, timeout_s: float = 600.0) -> None:
-        until(self.all_healthy, f"healthy stack: {self.health()}", timeout_s)
+        until(self.all_healthy, f"healthy stack: {self.health()}", timeout_s, every_s=LOOK_S)
 
     def health(self) -> dict[str, str]:
         """What each container is, in a word or two."""
@@ -218,7 +225,7 @@ class Composed:
 
     def image(self, name: str) -> str:
         """One of our two images: `service` or `analytics`."""
-        return f"localhost/daybook/{name}:{self._version}"
+        return _image(name, self._version)
 
     def env_file(self, who: str) -> Path:
         """The dotenv file of a person or program on this machine: `admin`, `operator` or `client`."""
@@ -309,6 +316,16 @@ class Composed:
         for name, value in dotenv_values(path, interpolate=False).items():
             if value is not None:
                 yield name, value
+
+
+def _image(name: str, version: str) -> str:
+    return f"localhost/daybook/{name}:{version}"
+
+
+def remove_images(version: str) -> None:
+    """Delete our images of a version, if they are there."""
+    for name in ("service", "analytics"):
+        subprocess.run([DOCKER, "image", "rm", _image(name, version)], capture_output=True, timeout=120, check=False)
 
 
 def docker(*arguments: str, timeout_s: float = 120.0, stdin: str = "") -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compose.composed import DOCKER, ROOT, Composed, NotUp
+from tests.compose.composed import DOCKER, ROOT, Composed, NotUp, remove_images
 from tests.stacks.images import images
 
 _BASE = "the base"
@@ -74,10 +74,15 @@ def python_image() -> str:
 
 
 class Stacks:
-    """Starts stacks, each from nothing, and keeps one of them up at most: two would need 16 GB."""
+    """Starts stacks, each from nothing, and keeps one of them up at most: two would need 16 GB.
+
+    Their images are the same, and built once.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._version = f"daybooktest{uuid.uuid4().hex[:8]}"
+        self._built = False
         self._up: tuple[str, Composed] | None = None
 
     def up(self, name: str, files: tuple[str, ...] = ("docker-compose.yml",), **variables: str) -> Composed:
@@ -86,13 +91,15 @@ class Stacks:
             return self._up[1]
         self.down()
         project = f"daybooktest{uuid.uuid4().hex[:8]}"
-        stack = Composed(self._root / project, project, files, **variables)
+        stack = Composed(self._root / project, project, files, version=self._version, **variables)
         stack.make_folder()
         self._up = (name, stack)
         try:
-            # Compiled apart, so that the time of a start is that of a start.
-            stack.run("build", timeout_s=900)
-            stack.started_in_s = stack.up("--build")
+            if not self._built:
+                # Compiled apart, so that the time of a start is that of a start.
+                stack.run("build", timeout_s=900)
+            stack.started_in_s = stack.up(*([] if self._built else ["--build"]))
+            self._built = True
         except BaseException as error:
             if not isinstance(error, NotUp):
                 print(stack.described())
@@ -106,14 +113,20 @@ class Stacks:
             stack, self._up = self._up[1], None
             stack.remove()
 
+    def close(self) -> None:
+        """Remove all that was made."""
+        self.down()
+        remove_images(self._version)
 
-@pytest.fixture(scope="session")
+
+@pytest.fixture(scope="package")
 def stacks(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stacks]:
+    """Not for the whole session: a stack that idles takes some of the machine from the tests that follow."""
     stacks = Stacks(tmp_path_factory.mktemp("compose"))
     try:
         yield stacks
     finally:
-        stacks.down()
+        stacks.close()
 
 
 @pytest.fixture
