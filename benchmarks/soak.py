@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,6 +87,7 @@ def soak(
         ]
         client = ends.enter_context(Client(connections, user_id="soak", timeout_s=_REPLY_TIMEOUT_S))
         found.funds_minor = _open(client, accounts)
+        accepted: set[str] = set()
         stopping = threading.Event()
         threads = [
             _Thread(lambda: _kill(services, kill_every_s, random.Random(seed), stopping, found)),
@@ -94,21 +95,24 @@ def soak(
         ]
         began = time.monotonic()
         try:
-            for reply in client.send_many(_transfers(accounts, rate, seconds, dice, found)):
+            for reply in client.send_many(_transfers(accounts, rate, seconds, dice, found, threads)):
                 if reply.accepted:
                     found.accepted += 1
+                    accepted.add(reply.command_id)
                 else:
                     found.refused[reply.code or ""] += 1
         finally:
             stopping.set()
             for thread in threads:
-                thread.join_or_raise()
+                thread.join()
+            for thread in threads:
+                thread.raise_error()
         found.seconds = time.monotonic() - began
         tell(
             f"asked for {found.asked:,} transfers, killed services {found.kills} times; waiting for what is in transit"
         )
         _settle(connections, found)
-        _hold_against_log(client, found)
+        _hold_against_log(client, accepted, found)
     return found
 
 
@@ -141,7 +145,7 @@ class _Service:
 
 
 class _Thread(threading.Thread):
-    """A thread whose error comes out where it is joined."""
+    """A thread whose error comes out where it is asked for."""
 
     def __init__(self, work: Callable[[], None]) -> None:
         super().__init__(daemon=True)
@@ -155,8 +159,7 @@ class _Thread(threading.Thread):
         except BaseException as error:
             self._error = error
 
-    def join_or_raise(self) -> None:
-        self.join()
+    def raise_error(self) -> None:
         if self._error is not None:
             raise self._error
 
@@ -175,12 +178,22 @@ def _open(client: Client, accounts: int) -> int:
     return _FUNDS_MINOR * accounts
 
 
-def _transfers(accounts: int, rate: float, seconds: float, dice: random.Random, found: Soak) -> Iterator[Transfer]:
-    """Transfers at a rate, most between accounts that have the money, some to where it cannot be taken in."""
+def _transfers(
+    accounts: int, rate: float, seconds: float, dice: random.Random, found: Soak, threads: Sequence[_Thread]
+) -> Iterator[Transfer]:
+    """Transfers at a rate, most between accounts that have the money, some to where it cannot be taken in.
+
+    Ends early where the money does not add up, since more would tell no more. Raises: a thread's error, which is looked
+    for here and not where replies are taken, since none may come then.
+    """
     begin = time.monotonic()
     for number in range(int(rate * seconds)):
         while (wait := begin + number / rate - time.monotonic()) > 0:
             time.sleep(wait)
+        for thread in threads:
+            thread.raise_error()
+        if found.wrong:
+            return
         source, destination = (f"S-{n}" for n in dice.sample(range(accounts), 2))
         lot = dice.random()
         if lot < 0.05:
@@ -246,8 +259,8 @@ def _settle(connections: Connections, found: Soak) -> None:
         found.wrong.append(f"{found.funds_minor} were paid in, and the balances are {found.balances_minor}")
 
 
-def _hold_against_log(client: Client, found: Soak) -> None:
-    """What clients were told against what the log says."""
+def _hold_against_log(client: Client, accepted: Set[str], found: Soak) -> None:
+    """What clients were told against what the log says. A transfer's id is that of its command."""
     sent: dict[str, int] = {}
     for logged in client.events():
         recorded = logged.recorded
@@ -262,7 +275,11 @@ def _hold_against_log(client: Client, found: Soak) -> None:
                 found.returned[event.code] += 1
             else:
                 found.completed += 1
-    if len(sent) != found.accepted:
-        found.wrong.append(f"{found.accepted} transfers were accepted, and {len(sent)} were sent")
+    for what, ids in (
+        ("accepted and never sent", accepted - sent.keys()),
+        ("sent and not accepted", sent.keys() - accepted),
+    ):
+        if ids:
+            found.wrong.append(f"{len(ids)} transfers were {what}, such as {min(ids)}")
     if found.accepted + sum(found.refused.values()) != found.asked:
         found.wrong.append(f"{found.asked} transfers were asked for, and not all were answered once")

@@ -333,7 +333,8 @@ class Assignment:
                 f"log ends at {end}. Commands were lost with a broker, or the offsets of the group "
                 f"{self._connections.topics.command_service_group} were moved: set them with kafka-consumer-groups.sh"
             )
-        if 0 <= committed.offset < low:
+        # The mark of the transaction that wrote the last record is behind it, and is never taken.
+        if 0 <= committed.offset < low - 1:
             metrics.EXPIRED.inc(low - committed.offset)
             _log.error(
                 "%s partition %d: the commands at offsets %d to %d were removed by retention before they were read",

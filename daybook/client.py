@@ -24,6 +24,7 @@ from schemas.money import Money
 from schemas.topics import Topics
 
 if TYPE_CHECKING:
+    from daybook.progress import Tell
     from daybook.search import AccountPage, AccountView, AuditEntry, SearchIndex
 
 
@@ -101,11 +102,13 @@ class Client(GivesCommands):
     def settle(self, command: Transfer, *, timeout_s: float | None = None) -> TransferOutcome:
         """Give a transfer and wait until the money has arrived or is back; see `transfer`.
 
-        Of one that was given before, the outcome may have to be looked for in the log.
+        Of one that was given before, the outcome may have to be looked for in the log, as `stream` does. A server that
+        is silent meanwhile is waited for as long as the client's own `timeout_s` says.
 
         Raises:
             TransferInFlight: it was sent, and is not settled within `timeout_s`.
-            ReadTimeout, UnreadableRecord: the log was needed, and could not be read.
+            ReadTimeout: the log is needed, and was not read within `timeout_s`.
+            UnreadableRecord: the log is needed, and cannot be read.
             Refused, NotTaken, Unreachable, ReplyTimeout, ValueError: as `execute` does; nothing is known to be sent.
         """
         bound_s = self._bound(timeout_s)
@@ -118,8 +121,8 @@ class Client(GivesCommands):
             raise TransferInFlight(command, amount, refused=found.refused, timeout_s=bound_s)
         return found
 
-    def _stream_from(self, account_id: str, first: int) -> Iterator[LoggedEvent]:
-        return self.past.stream(account_id, first=first)
+    def _stream_from(self, account_id: str, first: int, tell: Tell) -> Iterator[LoggedEvent]:
+        return self.past.stream(account_id, first=first, tell=tell)
 
     def _answered(self, link: Link, command: AnyCommand, deadline: float, timeout_s: float) -> Answer:
         """Give one command and wait for its answer. Raises: as `execute`."""

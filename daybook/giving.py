@@ -163,9 +163,11 @@ class GivesCommands(ABC):
 
         Returns the reply of the sending account; with `wait`, what became of the transfer, which may be that it was
         returned. `transfer_id` is a UUID, a fresh one unless given, and the command's id as well unless that is given:
-        giving the same transfer again under its id is always safe. `timeout_s` bounds all of the wait.
+        giving the same transfer again under its id is always safe. `timeout_s` bounds the wait, also where the outcome
+        has to be looked for in the log; see `Client.settle`.
 
-        Raises: `InvalidMoney`; with `wait` also `TransferInFlight`, when it was sent and is not settled in time.
+        Raises: `InvalidMoney`; with `wait` also `TransferInFlight`, when it was sent and is not settled in time, and
+        `ReadTimeout`, when the log was not read in time.
         """
         given: dict[str, Any] = dict(common)
         timeout_s = given.pop("timeout_s", None)

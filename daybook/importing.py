@@ -21,7 +21,7 @@ from daybook.mapping import Mapping
 from daybook.rejects import Rejects
 from daybook.rows import Entry, Kind, Row, RowFile, RowReader, UnreadableRow
 from daybook.wording import counted
-from schemas.commands import AnyCommand, CommandReply
+from schemas.commands import AnyCommand, CommandReply, OpenAccount
 
 UNREADABLE: Final = "unreadable_row"
 DUPLICATE: Final = "duplicate_row"
@@ -118,8 +118,8 @@ class Import:
         self._file = RowFile(file, mapping.file)
         self._reader = RowReader(mapping, file, self._file.header)
         self._mapping = mapping
-        self._sent: dict[str, Row] = {}
-        self._transfers: set[str] = set()
+        self._sent: dict[str, tuple[Row, bool]] = {}
+        """What is not answered yet, by command id: the row, and whether it is a transfer."""
         self.tally = Tally()
         rejected = rejected or file.with_name(f"{file.name}.rejected.csv")
         self.rejects = Rejects(rejected, file, self._file.header, mapping.file)
@@ -171,7 +171,7 @@ class Import:
         existing: list[str] = []
         for answer in ledger.answers(self._openings(on_progress)):
             reply = answer.reply
-            row = self._sent.pop(reply.command_id, None)
+            row, _ = self._sent.pop(reply.command_id, (None, False))
             on_reply(reply)
             if reply.accepted:
                 self.tally.opened += 1
@@ -191,25 +191,29 @@ class Import:
         total = max(1, tally.rows)
         for answer in ledger.answers(self._movements()):
             reply = answer.reply
-            row = self._sent.pop(reply.command_id, None)
+            row, is_transfer = self._sent.pop(reply.command_id, (None, False))
             on_reply(reply)
             if reply.accepted:
                 tally.accepted += 1
                 tally.accepted_before += answer.replayed
-                tally.transfers += reply.command_id in self._transfers
+                tally.transfers += is_transfer
             else:
                 tally.refused[reply.code or ""] += 1
                 if row is not None:
                     self.rejects.write(row, reply.code or "", reply.message or "")
-            self._transfers.discard(reply.command_id)
             if tally.answered % _PROGRESS_EVERY == 0:
                 on_progress(Progress(False, (tally.answered + tally.unreadable + tally.other) / total, tally))
         tally.seconds = time.monotonic() - tally.started_at
         on_progress(Progress(False, 1.0, tally))
 
     def _openings(self, on_progress: Callable[[Progress], None]) -> Iterator[AnyCommand]:
-        """Counts the rows, and opens the accounts that they name. Unreadable rows are left to the second pass."""
+        """Counts the rows, and opens the accounts that they name. Unreadable rows are left to the second pass.
+
+        Counterparties come last: only then is it known which of them have rows of their own, that say how to open them.
+        """
+        own: set[str] = set()
         opened: set[str] = set()
+        named: dict[str, Entry] = {}
         opens = {"first_row": (Kind.DEPOSIT, Kind.WITHDRAW), "rows": (Kind.OPEN,), "never": ()}
         opening_kinds = opens[self._mapping.accounts.open]
         for row in self._file.rows():
@@ -220,32 +224,38 @@ class Import:
                 entry = self._reader.read(row)
             except UnreadableRow:
                 continue
-            own = entry.kind in opening_kinds
-            counterparty = None if self._mapping.accounts.open == "never" else entry.counterparty
-            try:
-                for account_id, opening in (
-                    (entry.account_id if own else None, self._reader.opening),
-                    (counterparty, self._reader.counterparty_opening),
-                ):
-                    if account_id is None or account_id in opened:
-                        continue
-                    command = opening(entry)
-                    if command is not None:
-                        opened.add(account_id)
-                        self._sent[command.command_id] = row
-                        yield command
-            except UnreadableRow as error:
-                self.rejects.write(row, UNREADABLE, f"the account was not opened: {error}")
+            if entry.kind in opening_kinds and entry.account_id not in opened:
+                own.add(entry.account_id)
+                command = self._opening(entry, self._reader.opening)
+                if command is not None:
+                    opened.add(entry.account_id)
+                    yield command
+            if entry.counterparty is not None and self._mapping.accounts.open != "never":
+                named.setdefault(entry.counterparty, entry)
+        for counterparty, entry in named.items():
+            if counterparty not in own:
+                command = self._opening(entry, self._reader.counterparty_opening)
+                if command is not None:
+                    yield command
         on_progress(Progress(True, 1.0, self.tally))
+
+    def _opening(self, entry: Entry, opening: Callable[[Entry], OpenAccount | None]) -> OpenAccount | None:
+        """The command that opens an account; None where its row is written down, since it does not say how."""
+        try:
+            command = opening(entry)
+        except UnreadableRow as error:
+            self.rejects.write(entry.row, UNREADABLE, f"the account was not opened: {error}")
+            return None
+        if command is not None:
+            self._sent[command.command_id] = entry.row, False
+        return command
 
     def _movements(self) -> Iterator[AnyCommand]:
         for row in self._file.rows():
             entry = self._entry(row)
             if entry is None:
                 continue
-            self._sent[entry.command_id] = row
-            if entry.counterparty is not None:
-                self._transfers.add(entry.command_id)
+            self._sent[entry.command_id] = row, entry.counterparty is not None
             yield self._reader.movement(entry)
 
     def _entry(self, row: Row) -> Entry | None:
@@ -264,6 +274,6 @@ class Import:
             # Only a row that is not answered yet is noticed here. The ledger notices the others: it answers an
             # identical row as it did before, and refuses a different one with `command_id_reused`.
             self.tally.unreadable += 1
-            self.rejects.write(row, DUPLICATE, f"line {earlier.line} has the same row id")
+            self.rejects.write(row, DUPLICATE, f"line {earlier[0].line} has the same row id")
             return None
         return entry

@@ -158,16 +158,15 @@ class Link:
         For who learns from the reply to a command which others are wanted: entered before that command is sent.
         """
         with self._lock:
-            self._overheard.begin()
-            dropped = self._overheard.dropped
+            begun = self._overheard.begin()
         try:
-            yield dropped
+            yield begun
         finally:
             with self._lock:
                 self._overheard.end()
 
     @contextmanager
-    def overhear(self, command_ids: Sequence[str], outcomes: Outcomes, dropped: int) -> Iterator[bool]:
+    def overhear(self, command_ids: Sequence[str], outcomes: Outcomes, begun: int) -> Iterator[bool]:
         """Have the replies to these, which others give, put into `outcomes` until the block is left.
 
         Gives False when so many replies came since `keeping` was entered that not all were kept: one that is wanted may
@@ -180,7 +179,7 @@ class Link:
             if self.broken is not None:
                 raise self._unreachable(self.broken)
             came = self._overheard.want(keys, outcomes)
-            whole = self._overheard.dropped == dropped
+            whole = self._overheard.has_all_since(begun)
         try:
             for message in came:
                 outcomes.put(self._decoded(message))

@@ -145,6 +145,8 @@ class Transfers(_Section):
     counterparty: ColumnName | Annotated[tuple[ColumnName, ...], Field(min_length=1, strict=False)]
     prefix: str = ""
     overdraft: str = "0"
+    holder: Template = "Holder of {account}"
+    """Apart from `accounts.holder`, whose columns say who has the row's own account."""
 
     @property
     def counterparty_columns(self) -> tuple[str, ...]:
@@ -209,10 +211,12 @@ class Mapping(_Section):
             name = getattr(columns, setting)
             if name is not None:
                 named.append((f"columns.{setting}", name))
+        templates = [("reason", self.reason or ""), ("accounts.holder", self.accounts.holder)]
         if self.transfers is not None:
             named.append(("transfers.column", self.transfers.column))
             named += [("transfers.counterparty", name) for name in self.transfers.counterparty_columns]
-        for setting, template in (("reason", self.reason or ""), ("accounts.holder", self.accounts.holder)):
+            templates.append(("transfers.holder", self.transfers.holder))
+        for setting, template in templates:
             named += [(setting, name) for _, name in parts(template) if name is not None and name != ACCOUNT_FIELD]
         return named
 

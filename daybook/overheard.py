@@ -33,8 +33,8 @@ class Overheard(Generic[T]):
         self._most = most
         self.wanted: dict[bytes, tuple[SimpleQueue[T], ...]] = {}
         self.keepers = 0
-        self.dropped = 0
-        """How many replies there was no room for, ever."""
+        self._heard = 0
+        """How many replies were kept, ever."""
 
     def concerns(self, key: bytes) -> bool:
         """Whether a reply is to be handed to `hear`; may be asked without the lock."""
@@ -44,12 +44,18 @@ class Overheard(Generic[T]):
     def hear(self, key: bytes, reply: Message) -> tuple[SimpleQueue[T], ...]:
         """Keep a reply if somebody does; returns who is to be told of it."""
         if self.keepers:
-            self.dropped += len(self._kept) == self._most
+            self._heard += 1
             self._kept.append((key, reply))
         return self.wanted.get(key, ())
 
-    def begin(self) -> None:
+    def begin(self) -> int:
+        """Keep what comes from now on; returns where that begins, for `has_all_since`."""
         self.keepers += 1
+        return self._heard
+
+    def has_all_since(self, begun: int) -> bool:
+        """Whether all is kept that came since a `begin`, whatever others had kept before it."""
+        return self._heard - begun <= self._most
 
     def end(self) -> None:
         self.keepers -= 1

@@ -72,7 +72,9 @@ def send_again(connections: Connections, partition: int, offset: int, *, timeout
     """Give a parked record to the command service once more, byte for byte. It stays where it is.
 
     It is given on the topic that it belongs on (`belongs_on`). A command that was decided meanwhile is not decided
-    twice: it has the same id. Blocks until the brokers have it.
+    twice as long as the service remembers its id: for 24 hours, and at most 200,000 ids a partition, whichever is
+    sooner. After that a deposit is made again, and a `ReceiveTransfer` takes its money in twice, or once more after it
+    came back: look first whether it was decided (docs/OPERATIONS.md). Blocks until the brokers have it.
 
     Raises:
         NotParked: there is no such record.
@@ -121,7 +123,7 @@ def _send(connections: Connections, record: Parked, timeout_s: float) -> None:
             and failed[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED
             and topic != connections.topics.commands
         ):
-            why += f" ({topic}, where the command service's principal alone may write)"
+            why += f" ({topic} is for the command service and the administrator alone to write to)"
         raise kafka.unreachable(connections, f"it was not sent: {why}")
 
 

@@ -182,6 +182,7 @@ class RowReader:
         self._counterparty = [header.index(name) for name in transfers.counterparty_columns] if transfers else []
         self._reason = None if mapping.reason is None else _Template(mapping.reason, header)
         self._holder = _Template(mapping.accounts.holder, header)
+        self._other_holder = None if transfers is None else _Template(transfers.holder, header)
         kinds = mapping.kinds
         self._kinds = (
             dict.fromkeys(kinds.deposit, Kind.DEPOSIT)
@@ -271,16 +272,17 @@ class RowReader:
         column, limit = "accounts.overdraft", self._mapping.accounts.overdraft
         if self._overdraft is not None and self._mapping.columns.overdraft is not None:
             column, limit = self._mapping.columns.overdraft, entry.row.values[self._overdraft]
-        return self._opening(entry, entry.account_id, column, limit)
+        return self._opening(entry, entry.account_id, self._holder, column, limit)
 
     def counterparty_opening(self, entry: Entry) -> OpenAccount | None:
         """The command that opens the other account of a transfer. Raises `UnreadableRow` as `read` does."""
-        if entry.counterparty is None or self._mapping.transfers is None:
+        transfers = self._mapping.transfers
+        if entry.counterparty is None or transfers is None or self._other_holder is None:
             return None
-        return self._opening(entry, entry.counterparty, "transfers.overdraft", self._mapping.transfers.overdraft)
+        return self._opening(entry, entry.counterparty, self._other_holder, "transfers.overdraft", transfers.overdraft)
 
-    def _opening(self, entry: Entry, account_id: str, column: str, limit: str) -> OpenAccount:
-        holder = self._holder.filled(entry.row.values, account_id)
+    def _opening(self, entry: Entry, account_id: str, template: _Template, column: str, limit: str) -> OpenAccount:
+        holder = template.filled(entry.row.values, account_id)
         _must_fit(account_id, holder)
         return OpenAccount(
             command_id=self._derived("open", account_id),

@@ -17,7 +17,7 @@ from enum import StrEnum
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final
 
-from daybook.errors import DaybookError
+from daybook.errors import DaybookError, ReadTimeout
 from schemas.commands import CommandReply, Transfer
 from schemas.events import RecordedEvent, TransferReturned, TransferSent
 from schemas.money import Money
@@ -26,10 +26,14 @@ from schemas.transfers import receive_id, return_id
 if TYPE_CHECKING:
     from daybook.link import Answer, Link, Outcomes
     from daybook.log import LoggedEvent
+    from daybook.progress import Progress, Tell
     from daybook.search import AuditEntry
 
 Stream = Callable[[str, int], "Iterator[LoggedEvent]"]
 """An account's events from the log, from a sequence on."""
+
+ToldStream = Callable[[str, int, "Tell"], "Iterator[LoggedEvent]"]
+"""The same, and it tells how far it is while it reads other accounts' events."""
 
 
 class TransferStatus(StrEnum):
@@ -125,25 +129,27 @@ class Unsettled:
 
 
 def settled(
-    link: Link, command: Transfer, give: Callable[[], Answer], stream: Stream, deadline: float
+    link: Link, command: Transfer, give: Callable[[], Answer], log: ToldStream, deadline: float
 ) -> TransferOutcome | Unsettled:
     """Give a transfer by `give`, and wait until the money has arrived or is back, or until `deadline`.
 
     Raises:
-        Unreachable, UnreadableRecord, ReadTimeout: the link or, where it is needed, the log failed.
+        Unreachable, UnreadableRecord: the link or, where it is needed, the log failed.
+        ReadTimeout: the log is needed, and was not read by the deadline.
         DaybookError: the ledger contradicts itself.
         Whatever `give` raises.
     """
     outcomes: Outcomes = SimpleQueue()
+    stream = in_time(log, command, deadline)
     with ExitStack() as overhearing:
-        with link.keeping() as dropped:
+        with link.keeping() as begun:
             answer = give()
             # A transfer id that was given before leads to no event; then the reply does not say where the first is.
             sent = answer.reply.sequence if answer.reply.event_count else _sent(command, stream)
             if sent is None:
                 raise _impossible(command, "was accepted, but the log has no TransferSent of it")
             steps = Steps.of(command.transfer_id, command.account_id, sent)
-            whole = overhearing.enter_context(link.overhear((steps.receive, steps.give_back), outcomes, dropped))
+            whole = overhearing.enter_context(link.overhear((steps.receive, steps.give_back), outcomes, begun))
         waiting = _Waiting(command, answer.reply, steps, stream)
         # From here on nothing is missed. What came before is in the log by now: it is recorded with the replies.
         waiting.missed = answer.replayed or answer.reply.event_count == 0 or not whole
@@ -202,6 +208,25 @@ class _Waiting:
         if received is None or back is None or back.sequence is None:
             return None
         return _outcome(self._command, self._reply, back.sequence, code=received.code, message=received.message)
+
+
+def in_time(log: ToldStream, command: Transfer, deadline: float) -> Stream:
+    """The same stream, which raises `ReadTimeout` once it is read after `deadline`, of `time.monotonic`."""
+
+    def check(_: Progress | None = None) -> None:
+        if time.monotonic() >= deadline:
+            raise ReadTimeout(
+                f"transfer {command.transfer_id} was sent from {command.account_id}; what became of it stands in the "
+                "log, which was not read in time. Give it again under the same transfer id and allow more time "
+                f"(`timeout_s`, `--timeout`), or see `daybook history --transfer {command.transfer_id}`"
+            )
+
+    def stream(account_id: str, first: int) -> Iterator[LoggedEvent]:
+        for logged in log(account_id, first, check):
+            check()
+            yield logged
+
+    return stream
 
 
 def from_log(command: Transfer, reply: CommandReply, steps: Steps, stream: Stream) -> TransferOutcome | None:

@@ -146,7 +146,12 @@ _COMMANDS: Final = {
     "compression.type": "uncompressed",
 }
 # Long enough for the receiving half of a transfer to survive a service that is down over a weekend.
-_FOLLOWUPS: Final = {**_EVERY_TOPIC, **_deleted_after(7 * _DAY_MS)}
+_FOLLOWUPS: Final = {
+    **_EVERY_TOPIC,
+    **_deleted_after(7 * _DAY_MS),
+    # By a clock that is days slow, one would be deleted before it is read, and its money stay in transit.
+    "message.timestamp.type": "LogAppendTime",
+}
 _EVENTS: Final = {
     **_EVERY_TOPIC,
     **_compacted(),

@@ -340,7 +340,7 @@ def _send(state: Account, command: Transfer) -> Decision:
         return _insufficient(state, command)
     in_transit = state.in_transit_minor + command.amount_minor
     if in_transit > INT64_MAX:
-        return _out_of_range(state)
+        return Rejection(Code.BALANCE_OUT_OF_RANGE, f"what is in transit would exceed {_text(INT64_MAX, state)}")
     if state.transfers.open_count >= Transfers.MOST_OPEN:
         return Rejection(
             Code.TOO_MANY_IN_TRANSIT,

@@ -55,7 +55,8 @@ def send(
 ) -> None:
     """Give a parked record to the command service again, as it came. It stays parked as well.
 
-    A command is never decided twice, since it keeps its id.
+    Do so once, and only if it was not decided yet: the service knows its id for a limited time, after which it is
+    decided again, and money moves twice. Of a transfer's follow-up, `daybook history --transfer UUID` says.
 
     daybook parked send 4/0
     """

@@ -95,21 +95,25 @@ def transfer(
 
 def transfers(
     in_flight: Annotated[
-        bool, typer.Option("--in-flight", help="Those that have neither arrived nor come back.")
+        bool, typer.Option("--in-flight", help="Those whose sender has not heard how they ended.")
     ] = False,
     older_than: Annotated[
         str, typer.Option(metavar="AGE", help="Only those sent at least so long ago, such as 30s, 5m or 1h.")
     ] = "0s",
     from_log: Annotated[
         bool,
-        typer.Option("--from-log", help="Read all of the log instead of the audit trail, which may lag behind it."),
+        typer.Option(
+            "--from-log",
+            help="Read all of the log instead of the audit trail, which may be behind and cannot tell what arrived.",
+        ),
     ] = False,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
     as_json: AsJson = False,
 ) -> None:
-    """List transfers that are under way: between which accounts, how much, since when, who and why.
+    """List transfers that are not settled: between which accounts, how much, since when, who and why.
 
-    Most are settled within a fraction of a second. One that stays tells of a service that does not run.
+    They are under way, or have arrived without the sender having heard of it; only --from-log tells which. Most are
+    settled within a fraction of a second. One that stays tells of a service that does not run.
 
     daybook transfers --in-flight --older-than 30s
     """

@@ -24,7 +24,6 @@ from schemas.events import (
     MoneyDeposited,
     MoneyRefunded,
     MoneyWithdrawn,
-    RecordedEvent,
     TransferCompleted,
     TransferReceived,
     TransferReturned,
@@ -109,8 +108,6 @@ class Books:
         self._accounts: dict[str, _Account] = {}
         self._sums: defaultdict[str, Sums] = defaultdict(Sums)
         self._legs: dict[bytes, _Legs] = {}
-        # By its 16 bytes each: what came back was read in full, and yet may not be received later.
-        self._came_back: set[bytes] = set()
 
     @property
     def accounts(self) -> int:
@@ -163,7 +160,7 @@ class Books:
         before. All of it is in the log before what depends on it, hence in a tail that reaches up to where the log
         ended after all that was read had been written.
 
-        Raises: `Wrong`, when it is not there.
+        Raises: `Wrong`, when it is not there, or a leg in `tail` has no id that tells which transfer it is of.
         """
         streams: defaultdict[str, deque[LoggedEvent]] = defaultdict(deque)
         places: dict[tuple[bytes, type], LoggedEvent] = {}
@@ -171,7 +168,7 @@ class Books:
             streams[logged.recorded.account_id].append(logged)
             # Of what is received twice the first is what others depend on, and the second is found to be one too many.
             if isinstance(logged.recorded.event, TransferSent | TransferReceived):
-                places.setdefault((_key(logged.recorded), type(logged.recorded.event)), logged)
+                places.setdefault((_key(logged), type(logged.recorded.event)), logged)
         while lacking := [(key, legs) for key, legs in self._legs.items() if legs.lacks]:
             for key, legs in sorted(lacking, key=lambda found: _first_of(found[1]).recorded.recorded_at):
                 if not legs.lacks:
@@ -255,10 +252,7 @@ class Books:
         account.open = account.open or {}
         if event.transfer_id in account.open:
             raise Wrong(_where(logged), f"transfer {event.transfer_id} is sent again while it is in transit")
-        try:
-            key = _key(logged.recorded)
-        except ValueError:
-            raise Wrong(_where(logged), f'transfer id "{event.transfer_id}" is not a UUID') from None
+        key = _key(logged)
         account.open[event.transfer_id] = key
         legs = self._of(key)
         legs.sent = logged
@@ -266,10 +260,8 @@ class Books:
             _must_match(logged, legs.received)
 
     def _received(self, logged: LoggedEvent) -> None:
-        key = _key(logged.recorded)
+        key = _key(logged)
         legs = self._of(key)
-        if key in self._came_back or legs.end is _End.RETURNED:
-            raise Wrong(_where(logged), "a transfer is received that was returned to its sender")
         if legs.received is not None:
             raise Wrong(_where(logged), f"a transfer is received that {_where(legs.received)} received already")
         legs.received = logged
@@ -306,9 +298,8 @@ class Books:
         return legs
 
     def _retire(self, key: bytes, legs: _Legs) -> None:
-        """Drop a transfer that is all there."""
+        """Drop a transfer that is all there. Should it be received later, no sending is there for that."""
         if legs.end is _End.RETURNED:
-            self._came_back.add(key)
             self.returned += 1
             del self._legs[key]
         elif legs.end is _End.COMPLETED and legs.received is not None:
@@ -319,17 +310,33 @@ class Books:
 def _unfounded(legs: _Legs) -> Wrong:
     first = _first_of(legs)
     if legs.sent is None:
-        what = "money is received that no account has sent, or that was received and settled before"
+        what = "money is received that no account has sent, or whose transfer was completed or returned before"
         return Wrong(_where(first), what)
     return Wrong(_where(first), f"a transfer is completed that was never received; {_where(legs.sent)} sent it")
 
 
-def _key(recorded: RecordedEvent) -> bytes:
-    """What the legs of a transfer have in common: the id of the command to receive it."""
-    event = recorded.event
+def _key(logged: LoggedEvent) -> bytes:
+    """What a sending and its receipt have in common: the id of the command to receive it.
+
+    Raises: `Wrong`, when the id that it follows from is not a UUID.
+    """
+    recorded, event = logged.recorded, logged.recorded.event
     if isinstance(event, TransferSent):
+        # The whole of it is looked at, since the other id can be derived from any hexadecimal digits.
+        _uuid(logged, "transfer id", event.transfer_id)
         return UUID(receive_id(event.transfer_id, recorded.account_id, recorded.sequence)).bytes
-    return UUID(recorded.command_id).bytes
+    return _uuid(logged, "command id", recorded.command_id).bytes
+
+
+def _uuid(logged: LoggedEvent, name: str, text: str) -> UUID:
+    try:
+        found = UUID(text)
+    except ValueError:
+        found = None
+    # The constructor also takes other forms, which the ledger does not.
+    if found is None or str(found) != text.lower():
+        raise Wrong(_where(logged), f'its {name} "{text}" is not a UUID in its usual text form')
+    return found
 
 
 def _must_match(sent: LoggedEvent, received: LoggedEvent) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 from confluent_kafka import Consumer
@@ -210,12 +211,23 @@ def test_it_takes_nothing_while_the_partitions_of_the_two_topics_are_not_togethe
             auto_offset_reset="earliest",
         )
     )
-    earlier.subscribe([deployed.topics.commands])
     with Wire(deployed, PARTITIONS) as wire:
-        service = start("command_service", env=environment(deployed))
-        until(lambda: earlier.poll(0.1) is None and len(earlier.assignment()) < PARTITIONS, "second member")
-        until(lambda: earlier.poll(0.1) is None and "an instance of an earlier release" in service.output, "warning")
-        earlier.close()
-        (reply,) = wire.decide(opening("A-1"))
+        with closing(earlier):
+            earlier.subscribe([deployed.topics.commands])
+            service = start("command_service", env=environment(deployed))
+            warning = "an instance of an earlier release"
+            until(lambda: earlier.poll(0.1) is None and warning in service.output, "warning")
+            until(lambda: earlier.poll(0.1) is None and 0 < len(earlier.assignment()) < PARTITIONS, "shared commands")
+            theirs = {place.partition for place in earlier.assignment()}
+            # The group gave the service the commands of every other partition, and follow-ups of all of them.
+            accounts = (f"A-{number}" for number in range(1000))
+            opened = opening(next(name for name in accounts if partition_of(name, PARTITIONS) not in theirs))
+            wire.send(opened)
+            # Restoring an empty ledger and deciding take a fraction of these two seconds.
+            for _ in range(10):
+                assert earlier.poll(0.2) is None
+                assert wire.replies() == []
+            assert {place.partition for place in earlier.assignment()} == theirs
+        (reply,) = wire.await_replies(opened)
         assert reply.accepted
         assert not read_all(deployed, deployed.topics.parked)

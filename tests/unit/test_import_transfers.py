@@ -106,6 +106,74 @@ def test_an_import_with_transfers_adds_up_and_is_safe_to_repeat(tmp_path: Path) 
     assert (again.accepted_before, again.opened_before, ledger.events) == (3, 4, events)
 
 
+def openings(tmp_path: Path, rows: str, by: Mapping, header: str = HEADER) -> dict[str, OpenAccount]:
+    """How an import opens the accounts, in that order."""
+    file = tmp_path / "rows.csv"
+    file.write_text(header + rows)
+    ledger = MemoryLedger()
+    Import(file, by).run(ledger)
+    found = [command for command in ledger.commands if isinstance(command, OpenAccount)]
+    assert len({command.account_id for command in found}) == len(found)
+    return {command.account_id: command for command in found}
+
+
+def test_an_account_of_the_file_is_opened_by_its_own_row_though_another_named_it_before(tmp_path: Path) -> None:
+    by = mapping(
+        columns=Columns(row_id="id", account="account", date="date", amount="amount", kind="type", overdraft="limit"),
+        accounts=Accounts(currency="EUR", holder="{name}"),
+        transfers=Transfers(column="how", values=("transfer",), counterparty="other", overdraft="20.00"),
+    )
+    rows = (
+        "1,A,2020-01-01,3.00,D,transfer,X,5.00,Ada\n"
+        "2,A,2020-01-02,1.00,D,transfer,B,5.00,Ada\n"
+        "3,B,2020-01-03,1.00,C,cash,,7.00,Bob\n"
+    )
+    found = openings(tmp_path, rows, by, "id,account,date,amount,type,how,other,limit,name\n")
+    assert [(one.account_id, one.holder_name, one.overdraft_limit_minor) for one in found.values()] == [
+        ("A", "Ada", 500),
+        ("B", "Bob", 700),
+        ("X", "Holder of X", 2000),
+    ]
+    assert len({found["B"].effective_at, found["X"].effective_at, found["A"].effective_at}) == 2
+
+
+def test_an_account_of_the_file_that_cannot_be_opened_is_not_opened_as_a_counterparty(tmp_path: Path) -> None:
+    by = mapping(
+        columns=Columns(row_id="id", account="account", date="date", amount="amount", kind="type", overdraft="limit"),
+        accounts=Accounts(currency="EUR"),
+        transfers=Transfers(column="how", values=("transfer",), counterparty="other"),
+    )
+    rows = "1,A,2020-01-01,3.00,C,transfer,B,5.00\n2,B,2020-01-03,1.00,C,cash,,none\n"
+    assert list(openings(tmp_path, rows, by, "id,account,date,amount,type,how,other,limit\n")) == ["A"]
+    rejected = (tmp_path / "rows.csv.rejected.csv").read_text()
+    assert rejected.count("the account was not opened: limit:") == 1
+
+
+def test_the_holder_of_a_counterparty_has_a_template_of_its_own(tmp_path: Path) -> None:
+    by = mapping(
+        accounts=Accounts(prefix="b-", currency="EUR", overdraft="50.00", holder="{account} of {how}"),
+        transfers=Transfers(
+            column="how", values=("transfer",), counterparty=("bank", "other"), prefix="at-", holder="{other} at {bank}"
+        ),
+    )
+    found = openings(tmp_path, OUT, by)
+    assert {one.account_id: one.holder_name for one in found.values()} == {
+        "b-A": "b-A of transfer",
+        "at-YZ-7": "7 at YZ",
+    }
+    misspelt = mapping(transfers=Transfers(column="how", values=("transfer",), counterparty="other", holder="{ohter}"))
+    with pytest.raises(InvalidMapping, match=r'transfers\.holder: .*has no column "ohter"'):
+        commands(tmp_path, OUT, misspelt)
+
+
+def test_a_rehearsal_keeps_nothing_of_what_it_read(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text(HEADER + OUT + IN)
+    rehearsed = Import(file, mapping())
+    tally = rehearsed.check()
+    assert (tally.opened, tally.transfers, rehearsed.waiting) == (2, 0, 0)
+
+
 def test_accounts_that_are_never_opened_are_not_opened_as_counterparties(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text(HEADER + OUT)

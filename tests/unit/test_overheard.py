@@ -56,12 +56,35 @@ def test_as_long_as_one_keeps_replies_they_are_kept() -> None:
     assert overheard.want([b"a"], SimpleQueue()) == [kept]
 
 
-def test_only_the_newest_are_kept_and_what_was_dropped_is_counted() -> None:
+def test_only_the_newest_are_kept_and_that_some_were_dropped_is_known() -> None:
     overheard: Overheard[str] = Overheard(most=2)
-    overheard.begin()
+    begun = overheard.begin()
     replies = [reply() for _ in range(3)]
     for number, came in enumerate(replies):
         overheard.hear(b"%d" % number, came)
-    assert overheard.dropped == 1
+        assert overheard.has_all_since(begun) is (number < 2)
     found = overheard.want([b"0", b"1", b"2"], SimpleQueue())
     assert [id(came) for came in found] == [id(came) for came in replies[1:]]
+
+
+def test_what_another_had_kept_before_is_not_missed_by_who_begins_later() -> None:
+    overheard: Overheard[str] = Overheard(most=2)
+    first = overheard.begin()
+    for _ in range(2):
+        overheard.hear(b"before", reply())
+    second = overheard.begin()
+    own = [reply(), reply()]
+    for came in own:
+        # There is no room for these but that of older ones.
+        overheard.hear(b"a", came)
+    assert (overheard.has_all_since(first), overheard.has_all_since(second)) == (False, True)
+    assert [id(came) for came in overheard.want([b"a"], SimpleQueue())] == [id(came) for came in own]
+    overheard.hear(b"b", reply())
+    assert not overheard.has_all_since(second)
+
+
+def test_nothing_is_missed_for_what_nobody_kept() -> None:
+    overheard: Overheard[str] = Overheard(most=2)
+    for _ in range(3):
+        overheard.hear(b"a", reply())
+    assert overheard.has_all_since(overheard.begin())

@@ -306,13 +306,19 @@ def received_and_returned(events: Events) -> Events:
             lambda e: changed(e, TransferSent, to_account_id="A-5"),
             "A-[01]/.*another amount or account|receiving account",
         ),
-        (lambda e: changed(e, TransferSent, transfer_id="no"), 'transfer id "no" is not a UUID'),
+        (lambda e: changed(e, TransferSent, transfer_id="no"), 'TransferSent A-0/3 .*transfer id "no" is not a UUID'),
+        # Of these digits a command id could be derived.
+        (lambda e: changed(e, TransferSent, transfer_id="ab"), 'TransferSent A-0/3 .*transfer id "ab" is not a UUID'),
         (lambda e: changed(e, TransferReceived, amount_minor=41, balance_minor=41), r"TransferReceived A-1/2 .*amount"),
         (lambda e: changed(e, TransferReceived, from_account_id="A-2"), "TransferReceived A-1/2 .*sending account"),
         (lambda e: changed(e, TransferReceived, command_id=str(uuid.uuid4())), "A-1/2 .*no account has sent"),
         (
+            lambda e: changed(e, TransferReceived, command_id="no"),
+            'TransferReceived A-1/2 .*command id "no" is not a UUID',
+        ),
+        (
             lambda e: again(e, TransferReceived, balance_minor=80),
-            "A-1/5 .*(received already|received and settled before)",
+            "A-1/5 .*(received already|completed or returned before)",
         ),
         (lambda e: without(e, TransferReceived), "TransferCompleted A-0/4 .*never received; TransferSent A-0/3"),
         (
@@ -326,7 +332,10 @@ def received_and_returned(events: Events) -> Events:
             "TransferReturned A-0/6 .*another amount or account",
         ),
         (lambda e: again(e, AccountCreated), "opened before"),
-        (received_and_returned, "(is received that was returned|is returned that TransferReceived)"),
+        (
+            received_and_returned,
+            "(A-1/5 .*completed or returned before|A-0/6 .*is returned that TransferReceived A-1/5)",
+        ),
     ],
 )
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)], ids=["sender first", "receiver first"])
@@ -337,6 +346,19 @@ def test_what_does_not_add_up_is_named(spoil: Callable[[Events], Events], named:
     spoilt = logs(spoil(events))
     with pytest.raises(Wrong, match=named):
         kept(logged for number in order for logged in spoilt[number])
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "named"),
+    [
+        (TransferSent, {"transfer_id": "no"}, r"TransferSent A-0/3 \(partition 0, offset 2\): its transfer id"),
+        (TransferReceived, {"command_id": "no"}, r"TransferReceived A-1/2 \(partition 1, offset 1\): its command id"),
+    ],
+)
+def test_what_has_no_id_is_named_behind_the_cut_as_well(kind: type, fields: dict[str, object], named: str) -> None:
+    spoilt = logs(changed(a_story().log, kind, **fields))
+    with pytest.raises(Wrong, match=named):
+        kept([], (logged for part in spoilt.values() for logged in part))
 
 
 def test_what_is_read_early_and_late_is_kept_no_longer_than_it_must_be() -> None:
