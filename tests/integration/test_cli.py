@@ -87,6 +87,8 @@ def test_from_opening_to_closing(daybook: Daybook, account: str) -> None:
         "account_id": account,
         "balance": "0.00",
         "balance_minor": 0,
+        "in_transit": "0.00",
+        "in_transit_minor": 0,
         "currency": "EUR",
         "status": "closed",
         "sequence": 10,
