@@ -17,7 +17,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.processes import LOOPBACK, free_port, running
-from benchmarks.workload import codec, producer
+from benchmarks.workload import put
 from schemas.commands import AnyCommand, Deposit, OpenAccount, Transfer, now_micros
 from schemas.connections import Connections
 
@@ -46,13 +46,13 @@ def transfer_rates(
     Raises:
         RuntimeError: the service stands still, or a transfer was refused or returned.
     """
-    _preload(connections, _openings(accounts))
+    put(connections, _openings(accounts))
     _decisions_per_second(connections, accounts, log)
     found = []
     for number in range(rounds):
-        _preload(connections, _deposits(count, accounts))
+        put(connections, _deposits(count, accounts))
         deposits = _decisions_per_second(connections, count, log)
-        _preload(connections, _transfers(count, accounts))
+        put(connections, _transfers(count, accounts))
         found.append(TransferRates(deposits, _decisions_per_second(connections, 3 * count, log) / 3))
         tell(f"round {number + 1}: {deposits:,.0f} deposits/s, {found[-1].transfers:,.0f} transfers/s")
     return found
@@ -93,16 +93,6 @@ def _accepted(port: int) -> float:
             elif sample.name == "daybook_follow_ups_total" and sample.labels["command"] == "ReturnTransfer":
                 raise RuntimeError(f"{sample.value:,.0f} transfers were returned")
     return accepted
-
-
-def _preload(connections: Connections, commands: Iterator[AnyCommand]) -> None:
-    encoder, sender = codec(connections), producer(connections, linger_ms=20)
-    for command in commands:
-        sender.produce(connections.topics.commands, encoder.encode_command(command), command.account_id.encode())
-        sender.poll(0)
-    left = sender.flush(60)
-    if left:
-        raise RuntimeError(f"{left} commands could not be preloaded within a minute")
 
 
 def _common(account: int) -> dict[str, object]:

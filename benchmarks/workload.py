@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from confluent_kafka import Producer
 
@@ -58,10 +58,17 @@ def producer(connections: Connections, *, linger_ms: int) -> Producer:
 
 def preload(connections: Connections, count: int, accounts: int) -> None:
     """Put the workload on the commands topic."""
+    put(connections, commands(count, accounts))
+
+
+def put(connections: Connections, these: Iterable[AnyCommand]) -> None:
+    """Put commands on their topic, and wait until all are there."""
     encoder, sender = codec(connections), producer(connections, linger_ms=20)
-    for command in commands(count, accounts):
+    count = 0
+    for command in these:
         sender.produce(connections.topics.commands, encoder.encode_command(command), command.account_id.encode())
         sender.poll(0)
+        count += 1
     left = sender.flush(60)
     if left:
         raise RuntimeError(f"{left} of {count} commands could not be preloaded within a minute")
