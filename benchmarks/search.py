@@ -13,12 +13,14 @@ from typing import Any
 
 from elasticsearch import Elasticsearch
 
+from projectors.holders import KeyTopic
 from projectors.projector import Batch
 from projectors.search import SearchProjector
 from projectors.source import Source
 from schemas.commands import now_micros
 from schemas.connections import Connections
 from schemas.events import AccountCreated, Event, MoneyDeposited, MoneyWithdrawn, RecordedEvent, event_id
+from schemas.keyring import KeyRing
 
 _SEED = 1
 _BATCH = 10_000
@@ -117,7 +119,8 @@ def _empty(client: Elasticsearch, connections: Connections) -> SearchProjector:
     for alias in (connections.indices.accounts, connections.indices.account_events):
         for index in client.indices.get(index=f"{alias}-0*"):
             client.indices.delete(index=index)
-    projector = SearchProjector(client, connections.indices, _SOURCE)
+    # The events are made here, in plain: no key is asked for.
+    projector = SearchProjector(client, connections.indices, _SOURCE, KeyTopic(connections, KeyRing.of(connections)))
     projector.checkpoint(0)
     return projector
 

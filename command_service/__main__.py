@@ -26,8 +26,11 @@ from command_service.vitals import Vitals
 from schemas.codec import Codec
 from schemas.commands import FOLLOW_UP_TYPES
 from schemas.connections import Connections, NotConfigured
+from schemas.keyring import KeyRing
+from schemas.keys import WrapBroken
 from schemas.login import LoginWatch
 from schemas.registry import Registry, SchemaNotRegistered, look_up_patiently
+from schemas.sealing import SealBroken
 from schemas.telemetry import endpoint, logs, traces
 from schemas.telemetry.quiet import kafka_logger
 from schemas.topics import Topics
@@ -52,6 +55,8 @@ _FAILURES: Final = (
     SnapshotDamaged,
     SnapshotDiffers,
     SpillFailed,
+    WrapBroken,
+    SealBroken,
     RestoreStalled,
     ProducerLost,
     KafkaException,
@@ -104,6 +109,7 @@ def _run(
         tracer = traces.tracer(_SERVICE, settings.instance)
         if tracer is not None:
             ends.callback(tracer.close)
+        keeper = KeyRing.of(connections)
         partitions = _partitions(connections)
         codec = Codec(ends.enter_context(Registry(connections)))
 
@@ -113,7 +119,7 @@ def _run(
 
         if not look_up_patiently(look_up, stopping, waits):
             return
-        service = CommandService(connections, settings, codec, partitions, vitals, tracer)
+        service = CommandService(connections, settings, codec, partitions, keeper, vitals, tracer)
         stop.append(service.stop)
         if not stopping.is_set():
             service.run()
@@ -126,7 +132,14 @@ def _partitions(connections: Connections) -> int:
     with AdminClient(connections.kafka() | login.options, logger=kafka_logger()) as admin:
         found = login.metadata(admin, _METADATA_TIMEOUT_S).topics
     counts = {}
-    for name in (topics.commands, topics.followups, topics.events, topics.snapshots, topics.replies):
+    for name in (
+        topics.commands,
+        topics.followups,
+        topics.events,
+        topics.snapshots,
+        topics.replies,
+        topics.subject_keys,
+    ):
         if name not in found:
             raise NotDeployed(f"there is no topic {name}: `daybook deploy apply` creates it")
         counts[name] = len(found[name].partitions)
@@ -141,6 +154,7 @@ def _look_up(codec: Codec, topics: Topics) -> None:
     codec.look_up_events(topics.events)
     codec.look_up_replies(topics.replies)
     codec.look_up_snapshots(topics.snapshots)
+    codec.look_up_keys(topics.subject_keys)
     # Clients' commands are only read here; knowing their schemas, the service does not depend on the registry later.
     codec.look_up_commands(topics.commands)
     codec.look_up_commands(topics.followups, FOLLOW_UP_TYPES)

@@ -14,6 +14,7 @@ from itertools import islice
 from msgspec import Struct
 
 from command_service.answers import Answer, Answers
+from command_service.keys import SubjectKeys
 from command_service.packing import Entry, Packing
 from command_service.rounds import Round
 from command_service.samples import Samples
@@ -37,6 +38,7 @@ class PartitionState:
         self,
         answers: Answers,
         packing: Packing,
+        keys: SubjectKeys,
         bounds: Bounds = Bounds(),  # noqa: B008 - it is immutable
         *,
         new_store: Callable[[], SpillStore] | None = None,
@@ -45,6 +47,7 @@ class PartitionState:
         """`new_store` makes the store that takes what is beyond `bounds.held`, when there is something."""
         self.answers = answers
         self.packing = packing
+        self.keys = keys
         self.count = 0
         """How many accounts there are."""
         self.changed: set[str] = set()
@@ -165,6 +168,8 @@ class Overlay:
         self._samples = committed.samples
         self._sampled: list[tuple[str, list[bytes], bool]] = []
         self._events = 0
+        self.keys = committed.keys
+        self.keys.begin()
 
     def entry(self, account_id: str) -> Entry | None:
         return self._entries.get(account_id) or self._committed.get(account_id)
@@ -188,6 +193,7 @@ class Overlay:
         Returns how many answers were forgotten before their time, to stay within the memory's capacity.
         """
         committed = self._committed
+        committed.keys.commit()
         for account_id, entry in self._entries.items():
             committed.put(account_id, entry)
         committed.events += self._events

@@ -17,6 +17,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from command_service import metrics
 from command_service.accounts import Bounds, PartitionState
 from command_service.answers import Answers
+from command_service.keys import SubjectKeys
 from command_service.packing import Packing
 from command_service.records import origin
 from command_service.restore import UNREADABLE, restore
@@ -26,6 +27,7 @@ from command_service.spill import SpillFolder
 from command_service.vitals import Vitals
 from schemas.codec import Codec
 from schemas.connections import Connections
+from schemas.keys import KeyEncryption
 from schemas.registry import RegistryUnavailable
 from schemas.telemetry.quiet import kafka_logger
 
@@ -71,9 +73,11 @@ class Assignment:
         connections: Connections,
         settings: Settings,
         codec: Codec,
+        keeper: KeyEncryption,
         stopping: threading.Event,
         vitals: Vitals,
     ) -> None:
+        self._keeper = keeper
         self._connections = connections
         self._settings = settings
         self._codec = codec
@@ -262,6 +266,7 @@ class Assignment:
         return PartitionState(
             Answers(settings.remembered_per_partition, window_us, settings.remembered_mb_per_partition * 1024 * 1024),
             packing,
+            SubjectKeys(self._codec, self._keeper),
             Bounds(decoded=min(held, max(1, settings.decoded_accounts // partitions)), held=held),
             new_store=self._spill.store,
             samples=Samples(packing, settings.snapshots_checked) if settings.snapshots_checked else None,

@@ -19,7 +19,9 @@ from command_service.answers import Answer, command_key, fingerprint
 from command_service.domain.account import Decision, decide, evolve
 from command_service.domain.refusals import Code, Rejection
 from command_service.domain.transfers import react, react_to_refusal
+from command_service.keys import SubjectKeys
 from command_service.packing import SnapshotDamaged
+from command_service.personal import concerns_holder, is_to_be_sealed, known, sealed
 from command_service.records import Headers, Outgoing, headers, origin, place
 from command_service.spill import SpillFailed
 from schemas.codec import Codec, Undecodable
@@ -28,12 +30,15 @@ from schemas.commands import (
     CommandReply,
     CommandStatus,
     CompleteTransfer,
+    EraseHolder,
     FollowUp,
     ReceiveTransfer,
     ReturnTransfer,
 )
 from schemas.events import CHAIN_START, Event, RecordedEvent, TransferReceived, TransferSent, event_id
+from schemas.keys import UnknownKek, WrapBroken
 from schemas.registry import RegistryUnavailable
+from schemas.sealing import SealBroken
 from schemas.telemetry.latencies import issued_at_header
 from schemas.telemetry.traces import TRACEPARENT, Span, Tracer, parent
 from schemas.topics import FINGERPRINT_HEADER, FOLLOW_UP_FINGERPRINT, REPLAYED_HEADER, Topics, event_key, partition_of
@@ -86,7 +91,7 @@ class Handler:
 
         Raises:
             RegistryUnavailable: its schema is not known here and cannot be asked for; the record is untouched.
-            SnapshotDamaged, SpillFailed: what is held of its account cannot be had.
+            SnapshotDamaged, SpillFailed, UnknownKek, WrapBroken, SealBroken: what is held of its account cannot be had.
         """
         value = record.value()
         is_follow_up = record.topic() == self._topics.followups
@@ -116,7 +121,7 @@ class Handler:
                 self._settle(command, home, overlay, now, outcomes, span)
             else:
                 self._answer(command, home, overlay, now, outcomes, span)
-        except (SnapshotDamaged, SpillFailed):
+        except (SnapshotDamaged, SpillFailed, UnknownKek, WrapBroken, SealBroken):
             # The state cannot be had, which is no fault of the command.
             raise
         except Exception as error:
@@ -195,13 +200,16 @@ class Handler:
             now = max(now, entry.recorded_at)
         if isinstance(command, ReceiveTransfer):
             now = max(now, command.issued_at)
-        decision = decide(entry.account if entry else None, command, now)
+        decision = decide(known(command, entry, overlay.keys), command, now)
         events: list[Outgoing] = []
+        keys: list[Outgoing] = []
         asks: list[FollowUp] = []
         if not isinstance(decision, Rejection) and decision:
             answered = len(outcomes.issued_us)
             measured = answered <= _MEASURED or answered % _MEASURED_EVERY == 0
-            entry, events, asks = self._record(command, partition, entry, decision, now, trace, measured=measured)
+            entry, events, keys, asks = self._record_with_key(
+                command, partition, entry, decision, now, trace, overlay.keys, measured=measured
+            )
         elif isinstance(decision, Rejection) and isinstance(command, ReceiveTransfer):
             asks = [react_to_refusal(command, decision, now)]
         follow_ups = [self._follow_up(asked, trace) for asked in asks]
@@ -210,6 +218,7 @@ class Handler:
         if events and entry is not None:
             overlay.put(command.account_id, entry, [event.value or b"" for event in events])
             outcomes.outgoing.extend(events)
+        outcomes.outgoing.extend(keys)
         outcomes.outgoing.extend(follow_ups)
         for each in asks:
             outcomes.follow_ups[type(each).__name__] = outcomes.follow_ups.get(type(each).__name__, 0) + 1
@@ -240,7 +249,9 @@ class Handler:
         trace = _trace(span)
         events: list[Outgoing] = []
         if decision:
-            entry, events, _ = self._record(command, partition, entry, decision, now, trace, measured=False)
+            entry, events, _ = self._record(
+                command, partition, entry, decision, now, trace, overlay.keys, measured=False
+            )
         # Whoever waits for the transfer is told that the money is back.
         reply = self._encode_reply(command, entry, decision, now) if isinstance(command, ReturnTransfer) else None
         if events and entry is not None:
@@ -295,6 +306,31 @@ class Handler:
                 extra=about,
             )
 
+    def _record_with_key(
+        self,
+        command: AnyCommand,
+        partition: int,
+        entry: Entry | None,
+        events: Sequence[Event],
+        now: int,
+        trace: Headers,
+        keys: SubjectKeys,
+        *,
+        measured: bool,
+    ) -> tuple[Entry, list[Outgoing], list[Outgoing], list[FollowUp]]:
+        """As `_record`, and in the third place what becomes of the holder's key, which a failure leaves as it was."""
+        if isinstance(command, FollowUp) or not concerns_holder(command):
+            after, records, asks = self._record(command, partition, entry, events, now, trace, keys, measured=measured)
+            return after, records, [], asks
+        undo = keys.undo(command.account_id)
+        try:
+            key = self._key(command, partition, keys, now)
+            after, records, asks = self._record(command, partition, entry, events, now, trace, keys, measured=measured)
+        except BaseException:
+            undo()
+            raise
+        return after, records, key, asks
+
     def _record(
         self,
         command: AnyCommand,
@@ -303,6 +339,7 @@ class Handler:
         events: Sequence[Event],
         now: int,
         trace: Headers,
+        keys: SubjectKeys,
         *,
         measured: bool,
     ) -> tuple[Entry, list[Outgoing], list[FollowUp]]:
@@ -312,10 +349,15 @@ class Handler:
         records: list[Outgoing] = []
         asks: list[FollowUp] = []
         with_headers = [*trace, issued_at_header(command.issued_at)] if measured else trace or None
-        for index, event in enumerate(events):
+        for index, decided in enumerate(events):
+            named = event_id(command.command_id, index, now)
+            event = sealed(decided, keys.sealer, command.account_id, named)
+            reason = command.reason
+            if reason is not None and is_to_be_sealed(command, reason, keys):
+                reason = keys.sealer.seal(reason, command.account_id, named, "reason")
             account = evolve(account, event)
             common: dict[str, object] = {
-                "event_id": event_id(command.command_id, index, now),
+                "event_id": named,
                 "account_id": command.account_id,
                 "sequence": account.sequence,
                 "recorded_at": now,
@@ -324,7 +366,7 @@ class Handler:
                 "command_id": command.command_id,
                 "correlation_id": command.correlation_id or command.command_id,
                 "causation_id": cause,
-                "reason": command.reason,
+                "reason": reason,
             }
             value, chain_hash = self._codec.encode_event(event, common, chain_hash)
             key = event_key(command.account_id, account.sequence)
@@ -336,6 +378,18 @@ class Handler:
         if account is None:
             raise ValueError("a decision without events changes nothing")
         return Entry(account, chain_hash, now), records, asks
+
+    def _key(self, command: AnyCommand, partition: int, keys: SubjectKeys, now: int) -> list[Outgoing]:
+        """The record of what a command that was accepted does to the key of the holder; none where it does nothing."""
+        subject = command.account_id
+        if isinstance(command, EraseHolder):
+            keys.erase(subject)
+            value = None
+        elif keys.has(subject):
+            return []
+        else:
+            value = keys.create(subject, now)
+        return [Outgoing(self._topics.subject_keys, partition, subject.encode(), value)]
 
     def _follow_up(self, command: FollowUp, trace: Headers) -> Outgoing:
         """A follow-up as a record, on the partition of the account that it is for."""

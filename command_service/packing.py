@@ -65,6 +65,7 @@ class Packing:
                 in_transit_minor=account.in_transit_minor,
                 transfers_open=account.transfers.open,
                 transfers_settled=account.transfers.settled,
+                holder_erased=account.holder_erased,
             )
         )
 
@@ -85,6 +86,7 @@ class Packing:
                 withdrawals=Withdrawals(snapshot.withdrawals, snapshot.withdrawals_forgotten),
                 in_transit_minor=snapshot.in_transit_minor,
                 transfers=Transfers(snapshot.transfers_open, snapshot.transfers_settled),
+                holder_erased=snapshot.holder_erased,
             )
         except (Undecodable, ValueError) as error:
             raise SnapshotDamaged(

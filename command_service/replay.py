@@ -54,8 +54,16 @@ class Replay:
             self._snapshot(message, state)
         elif topic == self._topics.events:
             self._event(message, state)
+        elif topic == self._topics.subject_keys:
+            self._key(message, state)
         else:
             _reply(message, state.answers)
+
+    def _key(self, message: Message, state: PartitionState) -> None:
+        try:
+            state.keys.take(message.key() or b"", message.value(), message.timestamp()[1])
+        except Undecodable as error:
+            raise LogDamaged(f"{origin(message)}, which should be the key of a holder: {error}") from error
 
     def settle(self) -> None:
         """Keep the states within their bounds. Called now and then."""
@@ -169,7 +177,14 @@ class Replay:
             )
 
     def end(self) -> None:
-        """All events were read. Raises `LogDamaged` if a snapshot is newer than they are."""
+        """All was read.
+
+        Raises:
+            LogDamaged: a snapshot is newer than the events.
+            UnknownKek, WrapBroken: keys of holders cannot be unwrapped.
+        """
+        for state in self._states.values():
+            state.keys.check()
         for account_id, (sequence, where) in self._behind.items():
             raise LogDamaged(
                 f"{where}: the log ends with event {sequence} of account {account_id}, whose snapshot is newer: events "

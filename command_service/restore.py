@@ -68,6 +68,7 @@ def restore(
 
     Raises:
         LogDamaged: a gap in an account's sequence, a broken chain, or a record that is not an event.
+        UnknownKek, WrapBroken: keys of holders cannot be unwrapped.
         SnapshotDamaged: the snapshot of an account that has newer events cannot be decoded.
         RestoreStalled: no progress for a minute.
         RegistryUnavailable: an event's schema could not be asked for.
@@ -100,7 +101,8 @@ def restore(
         try:
             capacity = next((state.answers.capacity for state in states.values()), 0)
             snapshots = _all_of(admin, topics.snapshots, states) if use_snapshots else []
-            reading.read(_replies(admin, topics.replies, states, remembered_ms, capacity) + snapshots)
+            keys = _all_of(admin, topics.subject_keys, states)
+            reading.read(_replies(admin, topics.replies, states, remembered_ms, capacity) + snapshots + keys)
             # Taken after the snapshots were read, which are of events that were committed by then.
             events = _all_of(admin, topics.events, states)
             starts = replay.begin_events({place.partition: (begin, end) for place, begin, end in events})

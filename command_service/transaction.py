@@ -2,8 +2,8 @@
 
 1. Take the commands that are there, of the partitions that are ours, and the group's metadata of that moment.
 2. Decide each on an overlay over the committed state.
-3. In one transaction send the events, follow-ups, replies, parked and forwarded records, the snapshots that are due,
-   and the consumed offsets.
+3. In one transaction send the events, follow-ups, replies, parked and forwarded records, holders' keys and their
+   tombstones, the snapshots that are due, and the consumed offsets.
 4. Once the commit has returned, the overlay becomes the committed state.
 
 When the transaction is aborted, the overlay is dropped and the batch is read again, in smaller parts. When the producer
@@ -24,6 +24,7 @@ from command_service import metrics
 from command_service.accounts import Overlay
 from command_service.assignment import Assignment, CommandsUnreadable, Place, place_of
 from command_service.handler import Handler, Outcomes
+from command_service.keys import Upkeep
 from command_service.producer import ProducerLost, TransactionAborted, TransactionalProducer
 from command_service.records import origin
 from command_service.rounds import Rounds
@@ -32,6 +33,7 @@ from command_service.vitals import Vitals
 from schemas.codec import Codec
 from schemas.commands import now_micros
 from schemas.connections import Connections
+from schemas.keys import KeyEncryption
 from schemas.registry import RegistryUnavailable
 from schemas.telemetry.traces import Tracer
 
@@ -66,6 +68,7 @@ class CommandService:
         settings: Settings,
         codec: Codec,
         partitions: int,
+        keeper: KeyEncryption,
         vitals: Vitals,
         tracer: Tracer | None = None,
     ) -> None:
@@ -75,12 +78,13 @@ class CommandService:
         self._handler = Handler(
             codec, connections.topics, partitions, max_command_bytes=settings.max_command_bytes, tracer=tracer
         )
-        self._assignment = Assignment(connections, settings, codec, self._stopping, vitals)
+        self._assignment = Assignment(connections, settings, codec, keeper, self._stopping, vitals)
         self._producer = TransactionalProducer(
             connections, connections.topics.transactional_id(settings.instance), self._stopping, vitals
         )
         self._snapshots_topic = connections.topics.snapshots
         self._rounds = Rounds(self._snapshots_topic, settings.snapshot_every)
+        self._upkeep = Upkeep(connections.topics.subject_keys)
         self._batch = settings.batch
         self._aborts = 0
         self._lost_at: deque[float] = deque(maxlen=_FAILURES)
@@ -118,7 +122,9 @@ class CommandService:
     def _step(self) -> None:
         self._vitals.pulse.beat("taking commands")
         self._begin_rounds()
-        batch, group = self._assignment.take(self._batch, wait=not self._rounds.running(self._assignment.states))
+        states = self._assignment.states
+        busy = self._rounds.running(states) or self._upkeep.waiting(state.keys for state in states.values())
+        batch, group = self._assignment.take(self._batch, wait=not busy)
         self._decide(batch, group)
 
     def _begin_rounds(self, least: int | None = None) -> None:
@@ -147,12 +153,13 @@ class CommandService:
                 break
             offsets[place_of(message)] = int(message.offset() or 0) + 1
         due = self._rounds.due(self._assignment.states, len(batch))
-        if offsets or due.parts:
-            # Those of snapshots as well, though they do not move: by them a service is found out that has lost them.
-            places = self._assignment.unmoved(due.parts) | offsets
+        chores = self._upkeep.due({partition: state.keys for partition, state in self._assignment.states.items()})
+        if offsets or due.parts or chores.parts:
+            # Also of partitions without commands, which do not move: so a service is found out that has lost them.
+            places = self._assignment.unmoved({*due.parts, *chores.parts}) | offsets
             try:
                 with metrics.TRANSACTION.time():
-                    self._producer.transact([*outcomes.outgoing, *due.records], places, group)
+                    self._producer.transact([*outcomes.outgoing, *due.records, *chores.records], places, group)
             except (TransactionAborted, ProducerLost) as error:
                 for span in outcomes.spans:
                     span.end(str(error))
@@ -162,6 +169,7 @@ class CommandService:
                 return
             self._assignment.advance(offsets)
             due.committed()
+            chores.committed()
             self._batch, self._aborts = self._settings.batch, 0
             self._vitals.committed()
             for partition, overlay in overlays.items():

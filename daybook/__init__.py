@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Unreachable,
         UnreadableRecord,
     )
+    from daybook.holders import Holders
     from daybook.link import Answer
     from daybook.log import LoggedEvent
     from daybook.models import Balance
@@ -50,6 +51,7 @@ __all__ = [
     "DaybookError",
     "Difference",
     "FreezeCause",
+    "Holders",
     "InFlight",
     "InvalidMoney",
     "InvalidPoint",
@@ -85,6 +87,7 @@ _ELSEWHERE: Final = {
     "Connections": "schemas.connections",
     "FreezeCause": "schemas.events",
     "Difference": "daybook.timetravel.states",
+    "Holders": "daybook.holders",
     "InFlight": "daybook.transfers",
     "InvalidMoney": "schemas.money",
     "LoggedEvent": "daybook.log",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -16,6 +16,7 @@ from daybook.giving import GivesCommands
 from daybook.link import Answer, Link, Outcomes
 from daybook.log import LoggedEvent, read_log
 from daybook.models import Balance, Balances
+from daybook.progress import Tell, untold
 from daybook.timetravel.past import Past
 from daybook.transfers import InFlight, TransferOutcome, Unsettled, of_entry, settled
 from schemas.commands import AnyCommand, CommandReply, Transfer
@@ -24,6 +25,7 @@ from schemas.money import Money
 from schemas.topics import Topics
 
 if TYPE_CHECKING:
+    from daybook.holders import Holders
     from daybook.progress import Tell
     from daybook.search import AccountPage, AccountView, AuditEntry, SearchIndex
 
@@ -222,7 +224,7 @@ class Client(GivesCommands):
         words may have a letter or two wrong. Or it is an account's id, or its holder's e-mail address. The balances
         are both included. A page's `after` gets the next page; what changes meanwhile may be on both or on none.
 
-        A change is found up to a second after it is in the index.
+        A change is found up to a second after it is in the index. Of a holder that was erased nothing is.
 
         Raises:
             InvalidSearch: a status that there is not, balances in several currencies, an `after` from elsewhere.
@@ -327,6 +329,16 @@ class Client(GivesCommands):
             Unreachable, ReadTimeout: the log cannot be read.
         """
         return self.past.stream(account_id, first=from_sequence, scan=scan)
+
+    def holders(self, account_ids: Collection[str] | None = None, *, tell: Tell = untold) -> Holders:
+        """Opens what is sealed in events, audit entries and past states; a context manager (`daybook.holders`).
+
+        It takes the key-encryption keys of `DAYBOOK_KEK_FILE` or `DAYBOOK_KEK`, and the right to read the topic of
+        keys. Given `account_ids`, it keeps no other accounts' keys.
+        """
+        from daybook.holders import Holders  # noqa: PLC0415 - whoever opens nothing need not wait for it
+
+        return Holders(self._connections, timeout_s=self._timeout_s, account_ids=account_ids, tell=tell)
 
     def _next_answer(self, link: Link, outcomes: Outcomes, timeout_s: float) -> Answer:
         try:

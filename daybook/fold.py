@@ -23,6 +23,7 @@ from schemas.events import (
     AccountUnfrozen,
     Event,
     HolderChanged,
+    HolderErased,
     MoneyDeposited,
     MoneyRefunded,
     MoneyWithdrawn,
@@ -32,6 +33,7 @@ from schemas.events import (
     TransferReturned,
     TransferSent,
 )
+from schemas.sealing import ERASED
 
 REMEMBERED: Final = 1000
 """How many withdrawals of an account can be refunded: its newest (docs/adr/0006-bounded-refunds.md)."""
@@ -48,6 +50,7 @@ class Account(Struct, frozen=True, kw_only=True, gc=False):
     currency: str
     holder_name: str
     holder_email: str | None
+    holder_erased: bool = False
     overdraft_limit_minor: int
     opened_at: int
     updated_at: int
@@ -239,6 +242,8 @@ def _changed(account: Account, event: Event, at: int) -> Account:
             return replace(account, overdraft_limit_minor=event.new_limit_minor)
         case HolderChanged():
             return replace(account, holder_name=event.holder_name, holder_email=event.holder_email)
+        case HolderErased():
+            return replace(account, holder_name=ERASED.value, holder_email=None, holder_erased=True)
         case AccountFrozen():
             return account if account.closed_at is not None else replace(account, status="frozen")
         case AccountUnfrozen():

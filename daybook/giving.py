@@ -15,6 +15,7 @@ from schemas.commands import (
     CloseAccount,
     CommandReply,
     Deposit,
+    EraseHolder,
     Freeze,
     OpenAccount,
     Refund,
@@ -41,6 +42,8 @@ class Common(TypedDict, total=False):
     effective_at: datetime | int | None
     """Since when it counts: an aware datetime, or microseconds since the Unix epoch. Not in the future."""
     reason: str | None
+    reason_is_personal: bool
+    """The reason says something of a person: it is sealed in the log, and erased with the account's holder."""
     timeout_s: float | None
 
 
@@ -211,6 +214,32 @@ class GivesCommands(ABC):
     ) -> CommandReply:
         """Close an account, whose balance must be zero, for good. `payout_reference` says where the last of it went."""
         return self._give(CloseAccount, account_id, common, payout_reference=payout_reference)
+
+    def erase_holder(
+        self,
+        account_id: str,
+        *,
+        command_id: str | None = None,
+        expected_version: int | None = None,
+        correlation_id: str | None = None,
+        reason: str | None = None,
+        timeout_s: float | None = None,
+    ) -> CommandReply:
+        """Erase the account's holder for good: nobody can read any more what is sealed of the name, the e-mail address,
+        payout references and personal reasons. The account stays, and its money.
+
+        `reason` stays readable, since the key that would seal it is gone: name a request, not a person. What is kept
+        of the holder elsewhere, and for how long, is for `daybook erase` (docs/ERASURE.md).
+        """
+        command = self.command(
+            EraseHolder,
+            account_id,
+            command_id=command_id,
+            expected_version=expected_version,
+            correlation_id=correlation_id,
+            reason=reason,
+        )
+        return self.execute(command, timeout_s=timeout_s)
 
     def _give(self, kind: type[AnyCommand], account_id: str, common: Common, **fields: Any) -> CommandReply:
         given: dict[str, Any] = dict(common)

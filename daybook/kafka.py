@@ -79,8 +79,11 @@ def unreachable(connections: Connections, why: str) -> Unreachable:
     return Unreachable("Kafka", connections.kafka_bootstrap, why)
 
 
-def consumer(connections: Connections, health: Health, **options: str | int | bool) -> Consumer:
-    """A consumer that is assigned its partitions by hand and commits nothing; it reads only what is committed.
+def consumer(
+    connections: Connections, health: Health, *, uncommitted: bool = False, **options: str | int | bool
+) -> Consumer:
+    """A consumer that is assigned its partitions by hand and commits nothing; it reads only what is committed, unless
+    what is open, and what was aborted, is asked for as well.
 
     Raises: `NotConfigured`, when the settings contradict each other or name a file that cannot be used.
     """
@@ -88,7 +91,7 @@ def consumer(connections: Connections, health: Health, **options: str | int | bo
         # librdkafka insists on a group; nothing is ever stored under it.
         group_id=connections.topics.client_group,
         enable_auto_commit=False,
-        isolation_level="read_committed",
+        isolation_level="read_uncommitted" if uncommitted else "read_committed",
         socket_nagle_disable=True,
         # A record should be handed over as soon as it is there; these pauses follow an error or a full queue.
         fetch_error_backoff_ms=50,

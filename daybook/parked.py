@@ -20,6 +20,9 @@ from schemas.topics import Topics
 _NO_FOLLOW_UP: Final = "not_a_follow_up"
 """Why a client's command is parked that came on the topic of follow-ups."""
 
+ERASED_REASON: Final = "erased"
+"""What a note says instead of why it was parked: an erasure has deleted what was before it (`daybook.erasure`)."""
+
 
 class NotParked(DaybookError):
     """There is no such record."""
@@ -34,7 +37,7 @@ class Parked:
     parked_at: datetime
     reason: str
     """A code: `undecodable`, `not_a_command`, `not_a_follow_up`, `oversize`, `unknown_schema`, `unreadable_schema` or
-    `undecidable`."""
+    `undecidable`; of a note `erased`."""
     detail: str
     came_from: str
     """Topic, partition and offset, with a slash between them."""
@@ -82,6 +85,10 @@ def send_again(connections: Connections, partition: int, offset: int, *, timeout
     """
     for found in read_parked(connections, timeout_s=timeout_s):
         if (found.partition, found.offset) == (partition, offset):
+            if found.reason == ERASED_REASON:
+                raise NotParked(
+                    f"{partition}/{offset} is a note that what was parked before it was deleted: no command"
+                )
             _send(connections, found, timeout_s)
             return found
     raise NotParked(

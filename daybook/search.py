@@ -39,7 +39,9 @@ class AccountView:
 
     account_id: str
     holder_name: str
+    """`[erased]` once the holder was erased; then there is no e-mail address either."""
     holder_email: str | None
+    holder_erased: bool
     status: str
     """`active`, `frozen` or `closed`."""
     money: Money
@@ -76,6 +78,7 @@ class AuditEntry:
     """Since when it counts."""
     user_id: str
     reason: str | None
+    """Sealed if it is personal, as `payout_reference` and the holder are always: `Client.holders` opens them."""
     amount: Money | None
     """What was paid in, taken out, refunded or transferred. None when no money moved."""
     balance_before: Money
@@ -338,6 +341,8 @@ def account_view(document: Mapping[str, Any]) -> AccountView:
         account_id=document["account_id"],
         holder_name=document["holder_name"],
         holder_email=document.get("holder_email"),
+        # Left out where he is not.
+        holder_erased=document.get("holder_erased") or False,
         status=document["status"],
         money=Money(document["balance_minor"], currency),
         # Left out where there is nothing.

@@ -15,7 +15,7 @@ from schemas.readmodels import CHECKPOINT_FIELD, Indices
 PRIORITY: Final = 500
 """Wins over what a cluster has for all indices, and over Elasticsearch's own templates, whose highest is 200."""
 
-VERSION: Final = 3
+VERSION: Final = 4
 """In the template's `_meta`, for people: counted up with the mappings. What is compared are the mappings themselves."""
 
 _MAX_TERM: Final = 8191
@@ -56,7 +56,7 @@ class TemplateDefinition:
 def template_definitions(indices: Indices) -> tuple[TemplateDefinition, ...]:
     """The templates of a ledger."""
     return (
-        TemplateDefinition(indices.accounts, _ACCOUNTS, _SETTINGS),
+        TemplateDefinition(indices.accounts, _ACCOUNTS, _ACCOUNTS_SETTINGS),
         TemplateDefinition(indices.account_events, _ACCOUNT_EVENTS, _SETTINGS),
     )
 
@@ -70,13 +70,24 @@ _SETTINGS: Final = {
     "index.refresh_interval": "1s",
 }
 
+_ACCOUNTS_SETTINGS: Final = {
+    **_SETTINGS,
+    # An erasure asks for a merge of what has something deleted. By default a segment with few deletions, a tenth of its
+    # documents, would be left as it is, and a name be left in it.
+    "index.merge.policy.expunge_deletes_allowed": "0",
+}
+
 _KEYWORD: Final = {"type": "keyword", "ignore_above": _MAX_TERM}
+_BOOLEAN: Final = {"type": "boolean"}
 _LONG: Final = {"type": "long"}
 _INTEGER: Final = {"type": "integer"}
 _DATE: Final = {"type": "date"}
 _WHOLE: Final = {"type": "keyword", "ignore_above": _MAX_SORTED}
 _REASON: Final = {"type": "text", "fields": {"keyword": _WHOLE}}
 _MESSAGE: Final = {"type": "text"}
+# Kept, but not searched: it is sealed here, at up to 5,500 characters, and what old events have in plain is none to be
+# found by either.
+_SEALED: Final = {"type": "keyword", "index": False, "doc_values": False}
 _HOLDER_NAME: Final = {
     "type": "text",
     # `sort` puts "ada" before "Bob".
@@ -89,6 +100,7 @@ _ACCOUNTS: Final[Properties] = {
     "account_id": _KEYWORD,
     "holder_name": _HOLDER_NAME,
     "holder_email": _KEYWORD,
+    "holder_erased": _BOOLEAN,
     "status": _KEYWORD,
     "currency": _KEYWORD,
     "balance_minor": _LONG,
@@ -132,9 +144,9 @@ _ACCOUNT_EVENTS: Final[Properties] = {
     "limit_minor": _LONG,
     "previous_limit_minor": _LONG,
     "cause": _KEYWORD,
-    "payout_reference": _KEYWORD,
+    "payout_reference": _SEALED,
     "withdrawal_sequence": _LONG,
-    "holder_name": _HOLDER_NAME,
-    "holder_email": _KEYWORD,
+    "holder_name": _SEALED,
+    "holder_email": _SEALED,
     CHECKPOINT_FIELD: _CHECKPOINT,
 }

@@ -9,6 +9,7 @@ from typing import Final
 
 from schemas.alerts import Alert
 from schemas.checkpoints import Checkpoint
+from schemas.keys import SEGMENT_MS, SubjectKey
 from schemas.released import ReleasedSchema, is_command, is_event, is_follow_up, released
 from schemas.snapshots import SNAPSHOT_TYPES
 from schemas.topics import Topics, subject
@@ -71,8 +72,9 @@ def topic_definitions(topics: Topics, partitions: int) -> tuple[TopicDefinition,
         TopicDefinition(topics.replies, partitions, _REPLIES, accounts_live_here=True),
         # An alert is written to the partition of its account, so that an account's alerts stay in order.
         TopicDefinition(topics.alerts, partitions, _ALERTS, accounts_live_here=True),
+        # A holder's key is written to the partition of the account, by whoever decides its commands.
+        TopicDefinition(topics.subject_keys, partitions, _SUBJECT_KEYS, accounts_live_here=True),
         TopicDefinition(topics.parked, partitions, _PARKED, accounts_live_here=False),
-        TopicDefinition(topics.subject_keys, partitions, _SUBJECT_KEYS, accounts_live_here=False),
         # One row of checkpoints, each of which names the one before.
         TopicDefinition(topics.checkpoints, 1, _CHECKPOINTS, accounts_live_here=False),
     )
@@ -99,6 +101,8 @@ def _topic_of(record_name: str, topics: Topics) -> str:
         return topics.snapshots
     if record_name == Checkpoint.FULL_NAME:
         return topics.checkpoints
+    if record_name == SubjectKey.FULL_NAME:
+        return topics.subject_keys
     return topics.replies
 
 
@@ -126,6 +130,15 @@ def _deleted_after(retention_ms: int) -> dict[str, str]:
     }
 
 
+def _erased_within(segment_ms: int) -> dict[str, str]:
+    """For a topic with names in plaintext, from which an erasure deletes: a segment as old as that can be deleted."""
+    return {
+        "segment.ms": str(segment_ms),
+        # Longer than a fetch that is under way reads from a deleted file; a minute by Kafka's default.
+        "file.delete.delay.ms": str(10 * 1000),
+    }
+
+
 def _compacted() -> dict[str, str]:
     return {
         "cleanup.policy": "compact",
@@ -138,6 +151,9 @@ def _compacted() -> dict[str, str]:
 _COMMANDS: Final = {
     **_EVERY_TOPIC,
     **_deleted_after(_DAY_MS),
+    # A day has 288 of them at most in a partition, each with an open file and two in memory. A minute's, five times as
+    # many, would meet Linux's limit of mapped files with some 20 partitions on a broker.
+    **_erased_within(5 * _MINUTE_MS),
     # Anybody's clock may be wrong: by the client's time, a command could be deleted before it is read. What the client
     # says about time is in the command (`issued_at`).
     "message.timestamp.type": "LogAppendTime",
@@ -179,6 +195,8 @@ _ALERTS: Final = {
 _PARKED: Final = {
     **_EVERY_TOPIC,
     **_deleted_after(30 * _DAY_MS),
+    # What is parked is parked by mistake, and seldom: there are few segments, however short they are.
+    **_erased_within(5 * _MINUTE_MS),
     # The original bytes and headers, of which the largest command has none to spare, and the headers that say why.
     "max.message.bytes": str(_MAX_PARKED_BYTES),
     # The thirty days count from the parking, not from the time that the record claims.
@@ -193,9 +211,14 @@ _CHECKPOINTS: Final = {
 _SUBJECT_KEYS: Final = {
     **_EVERY_TOPIC,
     **_compacted(),
-    # An erasure is done when the key before it is gone from the disk: soon, however small the dirty part of the log.
-    "max.compaction.lag.ms": str(_MINUTE_MS),
-    "segment.ms": str(_MINUTE_MS),
+    # An erasure is done when the key before it is gone from the disk. The segment with both is closed by the first
+    # append after a minute, is cleaned as soon as it is as old, however small the part of the log that it is, and the
+    # files before are deleted ten seconds later: longer than a fetch that is under way reads from them.
+    "segment.ms": str(SEGMENT_MS),
+    "max.compaction.lag.ms": str(SEGMENT_MS),
+    "file.delete.delay.ms": str(10 * 1000),
+    # A minute by the broker's clock, which is one, and not by those of the services that wrote the two records.
+    "message.timestamp.type": "LogAppendTime",
     # Whoever keeps keys in memory and was away must still find the tombstone. It holds nothing personal.
     "delete.retention.ms": str(7 * _DAY_MS),
 }

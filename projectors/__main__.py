@@ -25,6 +25,7 @@ from projectors.settings import AnalyticsSettings, ProjectorSettings
 from projectors.source import NoSource, Source, SourceUnavailable, identify
 from schemas.codec import Codec
 from schemas.connections import Connections, NotConfigured
+from schemas.keyring import KeyRing
 from schemas.login import LoginWatch
 from schemas.registry import Registry, SchemaNotRegistered, look_up_patiently
 from schemas.telemetry import endpoint, logs, traces
@@ -39,7 +40,7 @@ _RETRY_S: Final = 2.0
 Make = Callable[[Source], Projector]
 
 
-def _balances(connections: Connections) -> Make:
+def _balances(connections: Connections, _: ExitStack) -> Make:
     try:
         redis = connect(connections.redis())
     except ValueError as error:
@@ -47,7 +48,7 @@ def _balances(connections: Connections) -> Make:
     return lambda source: BalancesProjector(redis, source)
 
 
-def _analytics(connections: Connections) -> Make:
+def _analytics(connections: Connections, _: ExitStack) -> Make:
     try:
         # Imported where it is wanted, since the other projectors run without what it needs.
         from projectors.analytics import AnalyticsProjector  # noqa: PLC0415
@@ -60,9 +61,10 @@ def _analytics(connections: Connections) -> Make:
     return lambda source: AnalyticsProjector(table, source, commit_interval_s=settings.commit_interval_s)
 
 
-def _search(connections: Connections) -> Make:
+def _search(connections: Connections, ends: ExitStack) -> Make:
     # Slow to import, and the other projectors do without.
     from projectors.elasticsearch import connect as connect_search  # noqa: PLC0415
+    from projectors.holders import KeyTopic  # noqa: PLC0415
     from projectors.search import SearchProjector  # noqa: PLC0415
 
     indices = connections.indices
@@ -70,15 +72,19 @@ def _search(connections: Connections) -> Make:
         client = connect_search(connections.elasticsearch())
     except ValueError as error:
         raise NotConfigured(f"DAYBOOK_ELASTICSEARCH_URL: {error}") from None
-    return lambda source: SearchProjector(client, indices, source)
+    # Without the keys that open holders' keys, every holder would look erased.
+    holders = KeyTopic(connections, KeyRing.of(connections))
+    ends.callback(holders.close)
+    return lambda source: SearchProjector(client, indices, source, holders)
 
 
-PROJECTORS: Final[Mapping[str, Callable[[Connections], Make]]] = {
+PROJECTORS: Final[Mapping[str, Callable[[Connections, ExitStack], Make]]] = {
     "analytics": _analytics,
     "balances": _balances,
     "search": _search,
 }
-"""By name: what checks a projector's configuration, and makes it once it is known which log is read."""
+"""By name: what checks a projector's configuration, and makes it once it is known which log is read. What is to be
+closed at the end is left with the stack."""
 
 _ACTIVITY: Final = "activity"
 """The one that is a program of its own, a Faust application, which the runner does not feed."""
@@ -136,7 +142,7 @@ def _run(name: str, service: str, settings: ProjectorSettings, connections: Conn
         if name == _ACTIVITY:
             _run_activity(connections, progress, tracer)
         else:
-            _run_runner(name, settings, connections, progress, tracer)
+            _run_runner(name, settings, connections, progress, tracer, ends)
 
 
 def _run_runner(
@@ -145,11 +151,12 @@ def _run_runner(
     connections: Connections,
     progress: Progress,
     tracer: traces.Tracer | None,
+    ends: ExitStack,
 ) -> None:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    make = PROJECTORS[name](connections)
+    make = PROJECTORS[name](connections, ends)
     source = _wait_for_source(connections, stopping, progress)
     if source is None:
         return

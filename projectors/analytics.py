@@ -34,6 +34,7 @@ from schemas.events import (
     AccountUnfrozen,
     Event,
     HolderChanged,
+    HolderErased,
     MoneyDeposited,
     MoneyRefunded,
     MoneyWithdrawn,
@@ -232,7 +233,7 @@ def change(event: Event) -> Change:
             return Change(cause=said_cause(event))
         case AccountClosed():
             return Change(payout_reference=event.payout_reference)
-        case HolderChanged() | AccountUnfrozen():
+        case HolderChanged() | HolderErased() | AccountUnfrozen():
             return _NOTHING
         case _:
             assert_never(event)

@@ -35,6 +35,7 @@ from schemas.events import (
     AccountUnfrozen,
     Event,
     HolderChanged,
+    HolderErased,
     MoneyDeposited,
     MoneyRefunded,
     MoneyWithdrawn,
@@ -176,7 +177,7 @@ def sets(event: Event) -> Mapping[str, int | str]:
             return {"status": "active"}
         case AccountClosed():
             return {"status": "closed"}
-        case OverdraftLimitSet() | HolderChanged():
+        case OverdraftLimitSet() | HolderChanged() | HolderErased():
             return {}
         case _:
             assert_never(event)

@@ -24,6 +24,7 @@ from confluent_kafka import Consumer, KafkaException
 from confluent_kafka.admin import AdminClient
 from prometheus_client import REGISTRY
 
+from projectors.holders import KeyTopic
 from projectors.patience import Patience, SinkThread, Stopped
 from projectors.projector import CannotProject, CheckpointMoved, SinkUnavailable
 from projectors.rebuild_display import RebuildDisplay
@@ -36,6 +37,7 @@ from projectors.settings import ProjectorSettings
 from projectors.source import NoSource, Source, SourceUnavailable, identify
 from schemas.codec import Codec
 from schemas.connections import Connections, NotConfigured
+from schemas.keyring import KeyRing
 from schemas.login import LoginWatch
 from schemas.registry import Registry, SchemaNotRegistered, look_up_patiently
 from schemas.telemetry import endpoint, logs
@@ -93,12 +95,14 @@ def _search(connections: Connections, _: ProjectorSettings, clients: ExitStack) 
     from projectors.search_rebuild import SearchRebuild  # noqa: PLC0415
 
     indices = connections.indices
+    holders = KeyTopic(connections, KeyRing.of(connections))
+    clients.callback(holders.close)
     try:
         client = connect(connections.elasticsearch())
     except ValueError as error:
         raise NotConfigured(f"DAYBOOK_ELASTICSEARCH_URL: {error}") from None
     clients.callback(client.close)
-    return lambda source: SearchRebuild(client, indices, source)
+    return lambda source: SearchRebuild(client, indices, source, holders)
 
 
 def _analytics(connections: Connections, _: ProjectorSettings, clients: ExitStack) -> Make:
@@ -116,7 +120,7 @@ def _analytics(connections: Connections, _: ProjectorSettings, clients: ExitStac
 MODELS: Final[Mapping[str, Model]] = {
     "analytics": Model(_analytics, ("analytics.py", "analytics_table.py"), ("iceberg.py", "money.py")),
     "balances": Model(_balances, ("balances.py", "balances.lua")),
-    "search": Model(_search, ("search.py", "search_documents.py")),
+    "search": Model(_search, ("search.py", "search_documents.py", "holders.py"), ("personal.py", "sealing.py")),
 }
 """By name, the models that can be rebuilt."""
 

@@ -5,6 +5,7 @@ Two aliases, each over one index `<alias>-<six digits>`, whose documents any cli
 * `accounts`: one document an account, its current view; the id is the account's.
 * `account-events`: one document an event, the audit trail; the id is the event's key, `<account id>/<sequence>`.
 
+What events say of a holder is opened for the first, and stays sealed in the second (`projectors.holders`).
 `projectors.search_documents` has their fields. A document's external version is the sequence, so a newer one is never
 overwritten and writing one again changes nothing. Both indices keep, for each partition, a document of where they stand
 (`schemas.readmodels.checkpoint_id`); it is written after all others of a batch, on condition that nobody else did. The
@@ -29,6 +30,7 @@ import msgspec
 from elasticsearch import BadRequestError, Elasticsearch
 
 from projectors.elasticsearch import CHUNK_BYTES, Document, Documents, Found, ask
+from projectors.holders import Holders, names_holder
 from projectors.projector import Batch, CannotProject, CheckpointMoved, SinkUnavailable
 from projectors.search_documents import AccountDocument, EventDocument, Unprojectable, event_document, evolve
 from projectors.source import Source
@@ -86,7 +88,7 @@ class _Account:
 
 
 class SearchProjector:
-    """See `projectors.projector.Projector`. `source` is the log that the model is made from.
+    """See `projectors.projector.Projector`. `source` is the log that the model is made from, and `holders` opens names.
 
     Without `copy` it keeps the live model, whose indices it creates where they are missing. With it, it builds a copy:
     `copy` is asked at each `checkpoint` for its indices, which must be there.
@@ -101,6 +103,7 @@ class SearchProjector:
         client: Elasticsearch,
         indices: Indices,
         source: Source,
+        holders: Holders,
         *,
         copy: Callable[[], Pair] | None = None,
         chunk_bytes: int = CHUNK_BYTES,
@@ -111,6 +114,7 @@ class SearchProjector:
         self._names = Pair(indices.accounts, indices.account_events)
         self._copy = copy
         self._log = str(source)
+        self._holders = holders
         self._most_remembered = remembered_accounts
         self._remembered: dict[str, _Account] = {}
         self._indices: Pair | None = None
@@ -140,6 +144,10 @@ class SearchProjector:
         if not moving:
             return
         places |= self._begin({batch.partition: places[batch.partition] for batch in moving})
+        sealed = {batch.partition for batch in moving if any(map(names_holder, batch.events))}
+        if sealed:
+            # Each time, so that a key which was erased since opens nothing any more.
+            self._holders.catch_up(sealed)
         accounts = self._accounts(moving, indices)
         self._documents.write(self._changes(moving, places, accounts, indices))
         self._documents.write_if_unchanged(
@@ -314,7 +322,7 @@ class SearchProjector:
                     )
                     newest = account.document
                     if newest is None or newest.sequence < recorded.sequence:
-                        account.document = evolve(newest, recorded, batch.partition, offset)
+                        account.document = evolve(newest, self._holders.opened(recorded), batch.partition, offset)
                         if offset >= accounts_from:
                             changed[recorded.account_id] = account
                 except Unprojectable as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Final, assert_never
+from typing import Any, Final, assert_never
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -19,6 +19,7 @@ from schemas.events import (
     AccountFrozen,
     AccountUnfrozen,
     HolderChanged,
+    HolderErased,
     MoneyDeposited,
     MoneyRefunded,
     MoneyWithdrawn,
@@ -30,6 +31,7 @@ from schemas.events import (
     TransferSent,
     said_cause,
 )
+from schemas.sealing import ERASED
 
 _EPOCH: Final = datetime(1970, 1, 1)
 
@@ -39,15 +41,17 @@ class Unprojectable(ValueError):
 
 
 class AccountDocument(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """An account as of its event `sequence`, which stands at `offset` of `partition`.
+    """An account as of its event `sequence`, which stands at `offset` of `partition`. What it says of the holder can be
+    read, until that is erased.
 
-    One with nothing in transit has no `in_transit_minor`, which is so of all that are older than transfers: their
-    documents need not be made anew.
+    One with nothing in transit has no `in_transit_minor`, and one whose holder is not erased no `holder_erased`, which
+    is so of all that are older than transfers and erasure: their documents need not be made anew.
     """
 
     account_id: str
     holder_name: str
     holder_email: str | None = None
+    holder_erased: bool = False
     status: str
     currency: str
     balance_minor: int
@@ -119,14 +123,16 @@ def _whole_second(seconds: int) -> str:
 
 
 def evolve(document: AccountDocument | None, recorded: RecordedEvent, partition: int, offset: int) -> AccountDocument:
-    """The account's document after its next event, which stands at an offset of a partition. Raises `Unprojectable`."""
+    """The account's document after its next event, which stands at an offset of a partition. Raises `Unprojectable`.
+
+    What is personal in the event has been opened (`projectors.holders`).
+    """
     at = iso(recorded.recorded_at)
     event = recorded.event
     if isinstance(event, AccountCreated):
         return AccountDocument(
             account_id=recorded.account_id,
-            holder_name=event.holder_name,
-            holder_email=event.holder_email,
+            **_holder(event),
             status="active",
             currency=event.currency,
             balance_minor=0,
@@ -163,8 +169,17 @@ def evolve(document: AccountDocument | None, recorded: RecordedEvent, partition:
         case HolderChanged():
             return replace(
                 document,
-                holder_name=event.holder_name,
-                holder_email=event.holder_email,
+                **_holder(event),
+                updated_at=at,
+                sequence=sequence,
+                offset=offset,
+            )
+        case HolderErased():
+            return replace(
+                document,
+                holder_name=ERASED.value,
+                holder_email=None,
+                holder_erased=True,
                 updated_at=at,
                 sequence=sequence,
                 offset=offset,
@@ -179,11 +194,21 @@ def evolve(document: AccountDocument | None, recorded: RecordedEvent, partition:
             assert_never(event)
 
 
+def _holder(event: AccountCreated | HolderChanged) -> dict[str, Any]:
+    """What an event says of the holder. Of one who was erased since, no less is said than once that is come to."""
+    if event.holder_name is ERASED:
+        return {"holder_name": ERASED.value, "holder_email": None, "holder_erased": True}
+    return {"holder_name": event.holder_name, "holder_email": event.holder_email}
+
+
 def event_document(
     recorded: RecordedEvent, partition: int, offset: int, balance_before_minor: int, currency: str
 ) -> EventDocument:
     """The document of an event at an offset of a partition, with the account's balance before it. Raises
-    `Unprojectable`."""
+    `Unprojectable`.
+
+    What is personal in the event stays sealed, so that an erasure has nothing to change here.
+    """
     event = recorded.event
     balance_minor = balance_before_minor
     amount_minor = withdrawal_sequence = limit_minor = previous_limit_minor = overdraft_limit_minor = None
@@ -216,7 +241,7 @@ def event_document(
             cause = said_cause(event)
         case AccountClosed():
             payout_reference = event.payout_reference
-        case AccountUnfrozen():
+        case AccountUnfrozen() | HolderErased():
             pass
         case _:
             assert_never(event)

@@ -18,6 +18,7 @@ from typing import Any, Final
 from elasticsearch import Elasticsearch, NotFoundError
 
 from projectors.elasticsearch import Documents, ask
+from projectors.holders import Holders
 from projectors.projector import CheckpointMoved
 from projectors.rebuilding import HOLD_S, REOPENED, CannotRebuild, Comparison, Difference, LiveMoved
 from projectors.search import (
@@ -82,13 +83,13 @@ class SearchRebuild:
     name: Final = "search"
     can_be_held: Final = True
 
-    def __init__(self, client: Elasticsearch, indices: Indices, source: Source) -> None:
+    def __init__(self, client: Elasticsearch, indices: Indices, source: Source, holders: Holders) -> None:
         self._client = client
         self._documents = Documents(client)
         self._aliases = Pair(indices.accounts, indices.account_events)
         self._source = source
         self._token = uuid.uuid4().hex
-        self.copy: Final = SearchProjector(client, indices, source, copy=self._need_copy)
+        self.copy: Final = SearchProjector(client, indices, source, holders, copy=self._need_copy)
 
     def begun(self) -> str | None:
         marked = self._marked()
@@ -125,7 +126,7 @@ class SearchRebuild:
         ask(lambda: self._client.indices.refresh(index=[*self._aliases, *copy], ignore_unavailable=True))
         for kind, alias, index in zip(("account", "event"), self._aliases, copy, strict=True):
             for page in self._all(alias, only):
-                self._compare_live(kind, page, index, built, reached, result)
+                self._compare_live(kind, page, index, built, reached, result, again=only is not None)
                 tell(result.compared)
             for page in self._all(index, only, source=("partition", "offset")):
                 self._find_missing(kind, page, alias, reached, result)
@@ -342,6 +343,8 @@ class SearchRebuild:
         built: Mapping[int, int],
         reached: Mapping[int, int],
         result: Comparison,
+        *,
+        again: bool,
     ) -> None:
         """Compare live documents with the copy's."""
         found = self._documents.look_up([(index, doc_id) for doc_id in page])
@@ -353,6 +356,10 @@ class SearchRebuild:
                 continue
             if copy is not None and newer < 0 and copy["offset"] >= reached.get(copy["partition"], 0):
                 # The live model is behind, and has not said that it has this.
+                continue
+            if copy is not None and not again and _erased(live) != _erased(copy):
+                # One was written before the holder's key was erased. Both have the erasure once they are caught up.
+                result.moving.add(live["account_id"])
                 continue
             result.compared += 1
             if live != copy:
@@ -375,6 +382,10 @@ class SearchRebuild:
             if item.source is None:
                 result.compared += 1
                 result.differs(Difference(f"{kind} {doc_id}", "missing", "there"))
+
+
+def _erased(document: Mapping[str, Any]) -> bool:
+    return bool(document.get("holder_erased"))
 
 
 def _difference(what: str, live: Mapping[str, Any], copy: Mapping[str, Any] | None) -> Difference:

@@ -28,6 +28,7 @@ from schemas.alerts import Alert
 from schemas.checkpoints import Checkpoint, PartitionTree
 from schemas.commands import CLIENT_COMMAND_TYPES, AnyCommand, CommandReply, CommandStatus
 from schemas.events import EVENT_TYPES, Event, RecordedEvent
+from schemas.keys import SubjectKey
 from schemas.reading import Reader, Schema, Undecodable, fingerprint, parsed, split
 from schemas.registry import SchemaNotRegistered
 from schemas.released import is_event_name, newest, record_name
@@ -92,6 +93,10 @@ class Codec:
         """Look up the id of checkpoints on a topic."""
         self._plain[Checkpoint] = self._plain_writer(topic, Checkpoint)
 
+    def look_up_keys(self, topic: str) -> None:
+        """Look up the id of subjects' keys on a topic."""
+        self._plain[SubjectKey] = self._plain_writer(topic, SubjectKey)
+
     def look_up_snapshots(self, topic: str) -> None:
         """Look up the ids of snapshots and restore marks on a topic."""
         for snapshot_type in SNAPSHOT_TYPES:
@@ -139,7 +144,10 @@ class Codec:
     def encode_snapshot(self, snapshot: AccountSnapshot | RestoreMark) -> bytes:
         return self._encode(snapshot)
 
-    def _encode(self, record: AnyCommand | CommandReply | Alert | AccountSnapshot | RestoreMark) -> bytes:
+    def encode_key(self, key: SubjectKey) -> bytes:
+        return self._encode(key)
+
+    def _encode(self, record: AnyCommand | CommandReply | Alert | AccountSnapshot | RestoreMark | SubjectKey) -> bytes:
         writer = self._plain[type(record)]
         out = io.BytesIO()
         out.write(writer.header)
@@ -227,6 +235,24 @@ class Codec:
         if reader.name != RestoreMark.FULL_NAME:
             raise Undecodable("not_a_mark", f"{reader.name} is not a restore mark")
         return RestoreMark(**reader.whole(body))
+
+    def kek_of(self, value: bytes | None) -> str:
+        """The id of the key-encryption key of a subject's key. The rest is not read. Raises as `decode_key`."""
+        reader, body = self._open(value)
+        try:
+            if reader.name == SubjectKey.FULL_NAME:
+                _, at = quick.text(body, 0)
+                return quick.text(body, at)[0]
+        except (quick.Unusual, IndexError, ValueError):
+            pass
+        return self.decode_key(value).kek_id
+
+    def decode_key(self, value: bytes | None) -> SubjectKey:
+        """Raises: `Undecodable`, or `RegistryUnavailable` when an unknown id could not be asked for."""
+        reader, body = self._open(value)
+        if reader.name != SubjectKey.FULL_NAME:
+            raise Undecodable("not_a_key", f"{reader.name} is not a subject's key")
+        return SubjectKey(**reader.whole(body))
 
     def decode_fields(self, value: bytes | None) -> tuple[str, Fields]:
         """Any record but an event: its full name as written, and its fields as of the newest version.

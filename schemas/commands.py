@@ -39,58 +39,68 @@ class Command(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     reason: str | None = None
 
 
-class OpenAccount(Command, frozen=True, kw_only=True, gc=False):
+class FromClient(Command, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """What clients may say besides: `reason_is_personal` has the reason sealed, and erased with the holder."""
+
+    reason_is_personal: bool = False
+
+
+class OpenAccount(FromClient, frozen=True, kw_only=True, gc=False):
     currency: str
     holder_name: str
     holder_email: str | None = None
     overdraft_limit_minor: int = 0
 
 
-class Deposit(Command, frozen=True, kw_only=True, gc=False):
+class Deposit(FromClient, frozen=True, kw_only=True, gc=False):
     amount_minor: int
     currency: str
 
 
-class Withdraw(Command, frozen=True, kw_only=True, gc=False):
+class Withdraw(FromClient, frozen=True, kw_only=True, gc=False):
     amount_minor: int
     currency: str
 
 
-class Refund(Command, frozen=True, kw_only=True, gc=False):
+class Refund(FromClient, frozen=True, kw_only=True, gc=False):
     amount_minor: int
     currency: str
     withdrawal_sequence: int
 
 
-class SetOverdraftLimit(Command, frozen=True, kw_only=True, gc=False):
+class SetOverdraftLimit(FromClient, frozen=True, kw_only=True, gc=False):
     limit_minor: int
     currency: str
 
 
-class ChangeHolder(Command, frozen=True, kw_only=True, gc=False):
+class ChangeHolder(FromClient, frozen=True, kw_only=True, gc=False):
     holder_name: str
     holder_email: str | None = None
 
 
-class Freeze(Command, frozen=True, kw_only=True, gc=False):
+class Freeze(FromClient, frozen=True, kw_only=True, gc=False):
     cause: FreezeCause = FreezeCause.UNSPECIFIED
 
 
-class Unfreeze(Command, frozen=True, kw_only=True, gc=False):
+class Unfreeze(FromClient, frozen=True, kw_only=True, gc=False):
     pass
 
 
-class CloseAccount(Command, frozen=True, kw_only=True, gc=False):
+class CloseAccount(FromClient, frozen=True, kw_only=True, gc=False):
     payout_reference: str | None = None
 
 
-class Transfer(Command, frozen=True, kw_only=True, gc=False):
+class Transfer(FromClient, frozen=True, kw_only=True, gc=False):
     """`transfer_id` is a UUID in its usual text form, one for each transfer of the sending account."""
 
     transfer_id: str
     to_account_id: str
     amount_minor: int
     currency: str
+
+
+class EraseHolder(Command, frozen=True, kw_only=True, gc=False):
+    """Its own reason is kept as it is given, since the key that would seal it is gone: name a request, not a person."""
 
 
 class ReceiveTransfer(Command, frozen=True, kw_only=True, gc=False):
@@ -128,6 +138,7 @@ ClientCommand = (
     | Unfreeze
     | CloseAccount
     | Transfer
+    | EraseHolder
 )
 """What anybody may ask, on the commands topic."""
 
@@ -147,6 +158,7 @@ CLIENT_COMMAND_TYPES: Final[tuple[type[ClientCommand], ...]] = (
     Unfreeze,
     CloseAccount,
     Transfer,
+    EraseHolder,
 )
 FOLLOW_UP_TYPES: Final[tuple[type[FollowUp], ...]] = (ReceiveTransfer, CompleteTransfer, ReturnTransfer)
 COMMAND_TYPES: Final[tuple[type[AnyCommand], ...]] = (*CLIENT_COMMAND_TYPES, *FOLLOW_UP_TYPES)

@@ -56,7 +56,15 @@ class EnvironmentSettings(BaseSettings):
         return field if field.startswith("DAYBOOK_") else f"{prefix}{field}".upper()
 
 
-class Connections(EnvironmentSettings):
+class KekSettings(EnvironmentSettings):
+    """Where the key-encryption keys are (`schemas.keyring`): for whoever seals or reads personal fields."""
+
+    kek_file: str | None = None
+    kek: SecretStr | None = None
+    """What such a file has, where there can be none."""
+
+
+class Connections(KekSettings):
     """Addresses and credentials. A field `x` is the environment variable `DAYBOOK_X`."""
 
     kafka_bootstrap: str = Field(min_length=1)

@@ -88,6 +88,10 @@ class AccountClosed(Struct, frozen=True, kw_only=True, gc=False):
     payout_reference: str | None = None
 
 
+class HolderErased(Struct, frozen=True, kw_only=True, gc=False):
+    """The key that opened what was sealed of the holder is gone, in the same transaction."""
+
+
 class TransferSent(Struct, frozen=True, kw_only=True, gc=False):
     """`in_transit_minor` is what the account has sent in all and is not settled, after this event. It is no longer in
     the balance, and in no other account's yet."""
@@ -145,6 +149,7 @@ Event = (
     | TransferReceived
     | TransferCompleted
     | TransferReturned
+    | HolderErased
 )
 EVENT_TYPES: Final[tuple[type[Event], ...]] = (
     AccountCreated,
@@ -160,6 +165,7 @@ EVENT_TYPES: Final[tuple[type[Event], ...]] = (
     TransferReceived,
     TransferCompleted,
     TransferReturned,
+    HolderErased,
 )
 
 

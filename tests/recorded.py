@@ -18,6 +18,7 @@ from schemas.events import (
     Event,
     FreezeCause,
     HolderChanged,
+    HolderErased,
     MoneyDeposited,
     MoneyRefunded,
     MoneyWithdrawn,
@@ -236,6 +237,7 @@ def _later(currency: str) -> st.SearchStrategy[Event]:
             message=st.just("account B-1 is closed"),
         ),
         st.builds(HolderChanged, holder_name=st.just("Grace")),
+        st.just(HolderErased()),
         st.sampled_from((AccountFrozen(), AccountFrozen(cause=FreezeCause.SANCTIONS), AccountUnfrozen())),
     )
 

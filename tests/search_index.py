@@ -5,21 +5,24 @@ from __future__ import annotations
 from elasticsearch import Elasticsearch
 from msgspec.structs import replace
 
+from projectors.holders import Holders
 from projectors.projector import Batch
 from projectors.search import SearchProjector
 from projectors.source import Source
 from schemas.connections import Connections
 from schemas.events import Event, RecordedEvent
+from tests.holders import PLAIN
 from tests.recorded import START, recorded
 
 
 class Index:
     """The indices of a ledger, and the projector that writes them."""
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Connections, holders: Holders = PLAIN) -> None:
         self.connections = connections
         self.server = Elasticsearch(**connections.elasticsearch(), request_timeout=30)
-        self._projector = SearchProjector(self.server, connections.indices, Source("c", connections.topics.events, "t"))
+        source = Source("c", connections.topics.events, "t")
+        self._projector = SearchProjector(self.server, connections.indices, source, holders)
         self._offset = self._projector.checkpoint(0)
 
     def put(self, account_id: str, sequence: int, *events: Event, reason: str | None = None) -> None:

@@ -16,6 +16,7 @@ from schemas.events import (
     AccountUnfrozen,
     FreezeCause,
     HolderChanged,
+    HolderErased,
     OverdraftLimitSet,
     RecordedEvent,
     TransferCompleted,
@@ -114,6 +115,9 @@ def plain_documents(log: Iterable[tuple[RecordedEvent, int, int]]) -> tuple[Docu
         elif isinstance(event, HolderChanged):
             account.pop("holder_email", None)
             account |= own
+        elif isinstance(event, HolderErased):
+            account.pop("holder_email", None)
+            account |= {"holder_name": "[erased]", "holder_erased": True}
         elif isinstance(event, OverdraftLimitSet):
             account["overdraft_limit_minor"] = event.new_limit_minor
         elif isinstance(event, AccountFrozen):

@@ -24,7 +24,7 @@ from elasticsearch import TransportError
 from pydantic import SecretStr
 
 from deploy.access import elasticsearch, redis, registry
-from deploy.access.principals import ADMIN, BROKER, PRINCIPALS, REGISTRY
+from deploy.access.principals import ADMIN, BROKER, PRINCIPALS, READ_HOLDERS, REGISTRY
 from deploy.stack import shim
 from deploy.stack.downloads import cache_folder, fetch
 from deploy.stack.elasticsearch import Elasticsearch
@@ -188,6 +188,8 @@ class Secured:
             "iceberg_warehouse": f"file://{warehouse}",
             "namespace": self.namespace,
         }
+        if principal in READ_HOLDERS:
+            settings["kek_file"] = str(Folder(self.folder).kek)
         if principal == ADMIN:
             settings["registry_token"] = SecretStr(registry.token(self.private_key, principal))
         return Connections(**settings | changes)

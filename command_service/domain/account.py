@@ -23,7 +23,9 @@ from schemas.commands import (
     CloseAccount,
     CompleteTransfer,
     Deposit,
+    EraseHolder,
     Freeze,
+    FromClient,
     OpenAccount,
     ReceiveTransfer,
     Refund,
@@ -40,6 +42,7 @@ from schemas.events import (
     AccountUnfrozen,
     Event,
     HolderChanged,
+    HolderErased,
     MoneyDeposited,
     MoneyRefunded,
     MoneyWithdrawn,
@@ -50,6 +53,7 @@ from schemas.events import (
     TransferSent,
 )
 from schemas.money import INT64_MAX, format_amount
+from schemas.sealing import ERASED
 
 
 class Status(StrEnum):
@@ -63,7 +67,7 @@ class Account(Struct, frozen=True, kw_only=True, gc=False):
 
     `balance_minor` and `overdraft_limit_minor` are in the minor unit of `currency`; the balance may go down to
     `-overdraft_limit_minor`. `in_transit_minor` is what was sent and is not settled: it is not in the balance, and may
-    come back, so the two together stay within 64 bits.
+    come back, so the two together stay within 64 bits. Who holds the account stands here as in the events: sealed.
     """
 
     sequence: int
@@ -76,6 +80,7 @@ class Account(Struct, frozen=True, kw_only=True, gc=False):
     withdrawals: Withdrawals
     in_transit_minor: int
     transfers: Transfers
+    holder_erased: bool
 
 
 Decision = Sequence[Event] | Rejection
@@ -98,6 +103,7 @@ def evolve(state: Account | None, event: Event) -> Account:
             withdrawals=Withdrawals(),
             in_transit_minor=0,
             transfers=Transfers(),
+            holder_erased=False,
         )
     if state is None:
         raise ValueError(f"{type(event).__name__} came before AccountCreated: the stream has no beginning")
@@ -129,6 +135,8 @@ def evolve(state: Account | None, event: Event) -> Account:
             return replace(state, sequence=sequence, status=Status.ACTIVE)
         case AccountClosed():
             return replace(state, sequence=sequence, status=Status.CLOSED)
+        case HolderErased():
+            return replace(state, sequence=sequence, holder_name=ERASED.value, holder_email=None, holder_erased=True)
         case TransferSent():
             return replace(
                 state,
@@ -184,10 +192,17 @@ def decide(state: Account | None, command: AnyCommand, now: int) -> Decision:
             Code.VERSION_CONFLICT,
             f"the account is at sequence {state.sequence}, not {command.expected_version}: read it again, then decide",
         )
+    if isinstance(command, EraseHolder):
+        return _NOTHING if state.holder_erased else (HolderErased(),)
     if state.status is Status.CLOSED:
         if isinstance(command, CloseAccount):
             return _NOTHING
         return Rejection(Code.ACCOUNT_CLOSED, f"account {command.account_id} is closed")
+    if state.holder_erased and is_personal(command):
+        return Rejection(
+            Code.HOLDER_ERASED,
+            f"the holder of account {command.account_id} was erased: nothing personal can be kept for it any more",
+        )
     match command:
         case Deposit():
             return _deposit(state, command)
@@ -211,6 +226,17 @@ def decide(state: Account | None, command: AnyCommand, now: int) -> Decision:
             return _receive(state, command)
         case _:
             assert_never(command)
+
+
+def is_personal(command: AnyCommand) -> bool:
+    """Whether a command says something that is to be sealed."""
+    match command:
+        case ChangeHolder():
+            return True
+        case CloseAccount() if command.payout_reference is not None:
+            return True
+        case _:
+            return isinstance(command, FromClient) and command.reason_is_personal and command.reason is not None
 
 
 def _open(state: Account | None, command: OpenAccount) -> Decision:

@@ -55,6 +55,7 @@ class Code(StrEnum):
     TRANSFER_ID_REUSED = "transfer_id_reused"
     VERSION_CONFLICT = "version_conflict"
     ACCOUNT_CLOSED = "account_closed"
+    HOLDER_ERASED = "holder_erased"
     CURRENCY_MISMATCH = "currency_mismatch"
     ACCOUNT_FROZEN = "account_frozen"
     WITHDRAWAL_NOT_FOUND = "withdrawal_not_found"

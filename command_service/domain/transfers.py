@@ -17,6 +17,7 @@ from msgspec import Struct
 from command_service.domain.refusals import Rejection
 from schemas.commands import CompleteTransfer, FollowUp, ReceiveTransfer, ReturnTransfer
 from schemas.events import RecordedEvent, TransferReceived, TransferSent
+from schemas.sealing import is_sealed
 from schemas.transfers import complete_id, receive_id, return_id
 
 _ENTRY: Final = struct.Struct(">16sq8s")
@@ -71,7 +72,8 @@ class Transfers(Struct, frozen=True, gc=False):
 def react(recorded: RecordedEvent) -> FollowUp | None:
     """What an event asks of another account; None if nothing.
 
-    The follow-up is in the name of whoever asked for the transfer, with the same reason and correlation id.
+    The follow-up is in the name of whoever asked for the transfer, with the same correlation id, and the same reason
+    unless that is sealed, and so is about the source's holder alone.
     """
     event = recorded.event
     match event:
@@ -83,7 +85,7 @@ def react(recorded: RecordedEvent) -> FollowUp | None:
                 issued_at=recorded.recorded_at,
                 correlation_id=recorded.correlation_id,
                 effective_at=_back_dated(recorded),
-                reason=recorded.reason,
+                reason=_shared(recorded.reason),
                 transfer_id=event.transfer_id,
                 from_account_id=recorded.account_id,
                 amount_minor=event.amount_minor,
@@ -98,7 +100,7 @@ def react(recorded: RecordedEvent) -> FollowUp | None:
                 issued_at=recorded.recorded_at,
                 correlation_id=recorded.correlation_id,
                 effective_at=_back_dated(recorded),
-                reason=recorded.reason,
+                reason=_shared(recorded.reason),
                 transfer_id=event.transfer_id,
                 to_account_id=recorded.account_id,
                 causation_id=recorded.event_id,
@@ -128,6 +130,10 @@ def react_to_refusal(command: ReceiveTransfer, refusal: Rejection, now: int) -> 
 def _back_dated(recorded: RecordedEvent) -> int | None:
     """Since when the follow-up counts as well, if not from when it is decided."""
     return None if recorded.effective_at == recorded.recorded_at else recorded.effective_at
+
+
+def _shared(reason: str | None) -> str | None:
+    return None if reason is None or is_sealed(reason) else reason
 
 
 def _key(transfer_id: str) -> bytes:

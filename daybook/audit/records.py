@@ -53,15 +53,17 @@ class Records:
         (count,) = kafka.partitions(self._source, [topic], self._connections, self._health, deadline)
         return count
 
-    def ends(self, topic: str, partitions: Collection[int]) -> dict[int, int]:
-        """Where what is committed ends, by partition. Raises: `Unreachable`."""
+    def ends(
+        self, topic: str, partitions: Collection[int], isolation_level: IsolationLevel = IsolationLevel.READ_COMMITTED
+    ) -> dict[int, int]:
+        """Where what is committed ends, by partition; or all that is written. Raises: `Unreachable`."""
         if not partitions:
             return {}
         found = kafka.ends(
             self._connections,
             [(topic, partition) for partition in partitions],
             time.monotonic() + self._timeout_s,
-            isolation_level=IsolationLevel.READ_COMMITTED,
+            isolation_level=isolation_level,
         )
         return {at.partition: at.offset for at in found}
 

@@ -163,10 +163,12 @@ def state(account: Account, chain_hash: bytes) -> Mapping[str, object]:
         "chain_hash": chain_hash,
         "currency": account.currency,
         "balance_minor": account.balance_minor,
+        "in_transit_minor": account.in_transit_minor,
         "overdraft_limit_minor": account.overdraft_limit_minor,
         "status": account.status,
         "holder_name": account.holder_name,
         "holder_email": account.holder_email,
+        "holder_erased": account.holder_erased,
         "withdrawals": withdrawals.tobytes(),
         "withdrawals_forgotten": account.forgotten,
     }

@@ -42,6 +42,12 @@ class Giving:
 
     user: User = None
     reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; it is kept with the event.")] = None
+    personal_reason: Annotated[
+        bool,
+        typer.Option(
+            "--personal-reason", help="The reason says something of a person: it is sealed, and erased with the holder."
+        ),
+    ] = False
     command_id: Annotated[
         UUID | None, typer.Option(metavar="UUID", help="Repeating a command under the same id is always safe.")
     ] = None
@@ -64,11 +70,14 @@ class Giving:
         from daybook.errors import Refused  # noqa: PLC0415
         from daybook.giving import Common  # noqa: PLC0415
 
+        if self.personal_reason and self.reason is None:
+            raise typer.BadParameter("it says what --reason is: give that too", param_hint="--personal-reason")
         common = Common(
             expected_version=self.expect,
             correlation_id=self.correlation_id,
             effective_at=moment(self.effective_at),
             reason=self.reason,
+            reason_is_personal=self.personal_reason,
         )
         if self.command_id is not None:
             common["command_id"] = str(self.command_id)

@@ -14,7 +14,9 @@ from daybook.cli import (
     activity,
     analytics,
     audit,
+    erasing,
     imports,
+    keys,
     parked,
     reading,
     rebuild,
@@ -79,6 +81,7 @@ app = typer.Typer(
 )
 accounts.add_to(app)
 transfers.add_to(app)
+erasing.add_to(app)
 reading.add_to(app)
 searching.add_to(app)
 timetravel.add_to(app)
@@ -92,6 +95,7 @@ services.add_to(app)
 rebuild.add_to(app)
 parked.add_to(app)
 schemas.add_to(app)
+keys.add_to(app)
 
 
 def _version(wanted: bool) -> None:

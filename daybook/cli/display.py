@@ -88,11 +88,16 @@ class WorkDisplay:
             self._said_at = now
             say(f"{told.what}: {told.done:,} of {told.total:,}")
 
+    def rest(self) -> None:
+        """Show nothing until there is more to tell."""
+        if self._shown:
+            self._bar.stop()
+            self._shown = False
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        if self._shown:
-            self._bar.stop()
+        self.rest()

@@ -10,6 +10,7 @@ from daybook.audit.proving import LogDiffers, NotCovered, NotProven
 from daybook.audit.run import NoSuchAccount
 from daybook.audit.taking import CheckpointRefused
 from daybook.cli import exits
+from daybook.erasure.places import NoStack, NotErased
 from daybook.errors import (
     AccountUnknown,
     DaybookError,
@@ -31,6 +32,7 @@ from daybook.parked import NotParked
 from daybook.rows import UnreadableFile
 from daybook.supervise import NoSuchProgram
 from schemas.money import InvalidMoney
+from schemas.sealing import SealBroken
 
 _CODES: Final[dict[type, int]] = {
     Refused: exits.REFUSED,
@@ -40,6 +42,7 @@ _CODES: Final[dict[type, int]] = {
     NothingThen: exits.REFUSED,
     AccountsExist: exits.REFUSED,
     NotParked: exits.REFUSED,
+    NotErased: exits.REFUSED,
     NotProven: exits.REFUSED,
     NotCovered: exits.REFUSED,
     NoSuchAccount: exits.REFUSED,
@@ -48,6 +51,7 @@ _CODES: Final[dict[type, int]] = {
     InvalidFile: exits.REFUSED,
     InvalidKey: exits.USAGE,
     NoFile: exits.USAGE,
+    NoStack: exits.USAGE,
     InvalidMapping: exits.USAGE,
     NoDraft: exits.USAGE,
     InvalidMoney: exits.USAGE,
@@ -60,6 +64,7 @@ _CODES: Final[dict[type, int]] = {
     Unreachable: exits.UNREACHABLE,
     NotConfigured: exits.UNREACHABLE,
     DaybookError: exits.FAILED,
+    SealBroken: exits.FAILED,
 }
 
 

@@ -22,6 +22,9 @@ User = Annotated[
     typer.Option(metavar="NAME", envvar="DAYBOOK_USER", help="Who does it; by default your user name here."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for scripts.")]
+Sealed = Annotated[
+    bool, typer.Option("--sealed", help="Leave what is sealed as it stands in the log, without asking for keys.")
+]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="How long to wait for an answer.")]
 
 DEFAULT_TIMEOUT_S = 10.0

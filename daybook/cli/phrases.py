@@ -12,6 +12,7 @@ from schemas.events import (
     AccountUnfrozen,
     Event,
     HolderChanged,
+    HolderErased,
     MoneyDeposited,
     MoneyRefunded,
     MoneyWithdrawn,
@@ -59,6 +60,8 @@ def phrase(event: Event) -> str:
             return f"overdraft set to {limit} from {Money(event.previous_limit_minor, event.currency)}"
         case HolderChanged():
             return f"holder is now {event.holder_name}" + (f" <{event.holder_email}>" if event.holder_email else "")
+        case HolderErased():
+            return "erased the holder"
         case AccountFrozen():
             cause = said_cause(event)
             return "frozen" if cause is None else f"frozen: {in_words(cause)}"

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from msgspec.structs import asdict
 
-from daybook.cli.options import DEFAULT_TIMEOUT_S, READER, Account, AsJson, Timeout, currency_code, print_json
+from daybook.cli.options import (
+    DEFAULT_TIMEOUT_S,
+    READER,
+    Account,
+    AsJson,
+    Sealed,
+    Timeout,
+    currency_code,
+    print_json,
+)
 from daybook.cli.tables import visible
 from schemas.money import format_amount
 
@@ -60,18 +69,26 @@ def tail(
     ] = None,
     follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Go on with new events, or end.")] = True,
     new: Annotated[bool, typer.Option("--new", help="Begin with what comes from now on.")] = False,
+    sealed: Sealed = False,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
     as_json: AsJson = False,
 ) -> None:
     """Print events from the log: from its beginning, and then as they come.
 
+    What is sealed of holders is opened where the key-encryption keys are configured.
+
     daybook tail A-1 --no-follow
     """
+    from daybook.cli.opening import opening  # noqa: PLC0415
     from daybook.cli.phrases import line  # noqa: PLC0415
     from daybook.client import Client  # noqa: PLC0415
 
-    with Client(user_id=READER, timeout_s=timeout) as client:
-        for logged in client.events(account, follow=follow, from_beginning=not new):
+    account_ids = None if account is None else [account]
+    with (
+        Client(user_id=READER, timeout_s=timeout) as client,
+        opening(client, account_ids, sealed=sealed) as holders,
+    ):
+        for logged in map(holders.event, client.events(account, follow=follow, from_beginning=not new)):
             if as_json:
                 print_json(event_record(logged))
             else:

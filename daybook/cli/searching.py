@@ -15,6 +15,7 @@ from daybook.cli.options import (
     READER,
     Account,
     AsJson,
+    Sealed,
     Timeout,
     currency_code,
     print_json,
@@ -146,12 +147,14 @@ def history(
     scan: Annotated[
         bool, typer.Option("--scan", help="With --from-log: all of the account's partition, without the audit index.")
     ] = False,
+    sealed: Sealed = False,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
     as_json: AsJson = False,
 ) -> None:
     """Show an account's audit trail: when, who, what, how much, the balance after it, and why.
 
-    An event that counts since another time than it was recorded at says so.
+    An event that counts since another time than it was recorded at says so. What is sealed of the holder is opened
+    where the key-encryption keys are configured, and says [sealed] elsewhere; once the holder is erased, [erased].
 
     daybook history A-1 --newest --limit 20
 
@@ -164,7 +167,7 @@ def history(
             raise typer.BadParameter("a transfer's story is told whole, from the audit trail", param_hint="--transfer")
         from daybook.cli.story import tell_story  # noqa: PLC0415 - it tells what is told here, of two accounts
 
-        tell_story(str(transfer), account, timeout_s=timeout, as_json=as_json)
+        tell_story(str(transfer), account, sealed=sealed, timeout_s=timeout, as_json=as_json)
         return
     if account is None:
         raise typer.BadParameter("say which account's history, or --transfer", param_hint="ACCOUNT")
@@ -172,12 +175,14 @@ def history(
         raise typer.BadParameter("--scan is about reading the log: say --from-log too")
     if from_log and at_least is not None:
         raise typer.BadParameter("the log has all that was replied to: --at-least is for the audit index")
-    with Client(user_id=READER, timeout_s=timeout) as client:
+    from daybook.cli.opening import opening  # noqa: PLC0415
+
+    with Client(user_id=READER, timeout_s=timeout) as client, opening(client, [account], sealed=sealed) as holders:
         if from_log:
             found_events = _from_log(client, account, scan, after, newest)
         else:
             found_events = client.history(account, at_least=at_least, newest_first=newest, after=after)
-        entries = islice(found_events, limit)
+        entries = map(holders.entry, islice(found_events, limit))
         if as_json:
             for entry in entries:
                 print_json(entry_record(entry))
@@ -238,6 +243,8 @@ def what(entry: AuditEntry) -> str:
             )
         case "HolderChanged":
             said = f"holder is now {entry.holder_name}" + (f" <{entry.holder_email}>" if entry.holder_email else "")
+        case "HolderErased":
+            said = "erased the holder"
         case "AccountFrozen":
             said = "frozen" if entry.cause is None else f"frozen: {in_words(entry.cause)}"
         case "AccountUnfrozen":
@@ -300,6 +307,7 @@ def _account_record(view: AccountView) -> dict[str, object]:
         "account_id": view.account_id,
         "holder_name": view.holder_name,
         "holder_email": view.holder_email,
+        "holder_erased": view.holder_erased,
         "status": view.status,
         **_amounts("balance", view.money),
         **_amounts("in_transit", view.in_transit),

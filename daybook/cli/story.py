@@ -28,16 +28,18 @@ _COLUMNS: Final = (
 )
 
 
-def tell_story(transfer_id: str, account_id: str | None, *, timeout_s: float, as_json: bool) -> None:
+def tell_story(transfer_id: str, account_id: str | None, *, sealed: bool, timeout_s: float, as_json: bool) -> None:
     """Print all events of a transfer, or of those under this id that an account took part in.
 
     Raises: `TransferUnknown`, `Unreachable`.
     """
+    from daybook.cli.opening import opening  # noqa: PLC0415
     from daybook.client import Client  # noqa: PLC0415
     from daybook.errors import TransferUnknown  # noqa: PLC0415
 
-    with Client(user_id=READER, timeout_s=timeout_s) as client:
-        stories = list(_stories(client.transfer_history(transfer_id), account_id))
+    with Client(user_id=READER, timeout_s=timeout_s) as client, opening(client, None, sealed=sealed) as holders:
+        entries = [holders.entry(entry) for entry in client.transfer_history(transfer_id)]
+    stories = list(_stories(entries, account_id))
     if not stories:
         raise TransferUnknown(transfer_id, account_id)
     for entries in stories:

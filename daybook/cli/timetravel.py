@@ -15,6 +15,7 @@ from daybook.cli.options import (
     READER,
     Account,
     AsJson,
+    Sealed,
     Timeout,
     currency_code,
     moment,
@@ -52,6 +53,7 @@ _EVENTS: Final = (
 _NAMES: Final[Mapping[str, str]] = {
     "holder_name": "holder",
     "holder_email": "e-mail",
+    "holder_erased": "holder erased",
     "money": "balance",
     "in_transit": "in transit",
     "overdraft_limit": "overdraft",
@@ -69,26 +71,32 @@ def as_of(
     at: Annotated[str | None, typer.Option(metavar="MOMENT", help="By what was recorded until then.")] = None,
     effective_at: EffectiveAt = None,
     from_log: FromLog = False,
+    sealed: Sealed = False,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
     as_json: AsJson = False,
 ) -> None:
     """Show an account as it was: after an event, at a time, or as what was in force at a time.
 
-    With --effective-at and --at: what was in force at the one, by what was known at the other.
+    With --effective-at and --at: what was in force at the one, by what was known at the other. A holder that was erased
+    since is [erased] at all times.
 
     daybook as-of A-1 --at 2026-02-10T11:00Z
     """
     from daybook.cli.display import WorkDisplay  # noqa: PLC0415
+    from daybook.cli.opening import opening  # noqa: PLC0415
     from daybook.client import Client  # noqa: PLC0415
 
     if sequence is not None and at is not None:
         raise typer.BadParameter("--sequence and --at both say how far to look: give one of them")
     until = moment(at, "--at") if sequence is None else sequence
     effective = moment(effective_at)
-    with Client(user_id=READER, timeout_s=timeout) as client, WorkDisplay() as display:
-        found = client.past.as_of(
-            account, until, effective_at=effective, from_log=from_log, tell=display.update, note=say
-        )
+    with Client(user_id=READER, timeout_s=timeout) as client:
+        with WorkDisplay() as display:
+            found = client.past.as_of(
+                account, until, effective_at=effective, from_log=from_log, tell=display.update, note=say
+            )
+        with opening(client, [account], sealed=sealed) as holders:
+            found = holders.account(found)
     if as_json:
         print_json(_state(found))
     else:
@@ -104,6 +112,7 @@ def diff(
     end: Annotated[str | None, typer.Option("--to", metavar="POINT", help="The same; now, if left out.")] = None,
     effective_at: EffectiveAt = None,
     from_log: FromLog = False,
+    sealed: Sealed = False,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
     as_json: AsJson = False,
 ) -> None:
@@ -116,15 +125,19 @@ def diff(
     daybook diff A-1 --effective-at 2026-03-31T23:59:59.999999Z --from 2026-04-01
     """
     from daybook.cli.display import WorkDisplay  # noqa: PLC0415
+    from daybook.cli.opening import opening  # noqa: PLC0415
     from daybook.client import Client  # noqa: PLC0415
 
     first = _point(start, "--from")
     last = None if end is None else _point(end, "--to")
     effective = moment(effective_at)
-    with Client(user_id=READER, timeout_s=timeout) as client, WorkDisplay() as display:
-        found = client.past.difference(
-            account, first, last, effective_at=effective, from_log=from_log, tell=display.update, note=say
-        )
+    with Client(user_id=READER, timeout_s=timeout) as client:
+        with WorkDisplay() as display:
+            found = client.past.difference(
+                account, first, last, effective_at=effective, from_log=from_log, tell=display.update, note=say
+            )
+        with opening(client, [account], sealed=sealed) as holders:
+            found = holders.difference(found)
     if as_json:
         print_json(_difference(account, found))
         return
@@ -248,6 +261,8 @@ def _text(value: Any) -> str:
     match value:
         case None:
             return "none"
+        case bool():
+            return "yes" if value else "no"
         case datetime():
             return f"{_moment(value)} UTC"
         case Mapping():
@@ -295,6 +310,7 @@ def _state(found: PastAccount) -> dict[str, object]:
         "account_id": found.account_id,
         "holder_name": found.holder_name,
         "holder_email": found.holder_email,
+        "holder_erased": found.holder_erased,
         "status": found.status,
         **_amount("balance", found.money),
         **_amount("in_transit", found.in_transit),

@@ -29,6 +29,7 @@ from schemas.money import Money, format_amount
 if TYPE_CHECKING:
     from daybook.errors import TransferInFlight
     from daybook.transfers import InFlight, TransferOutcome
+    from schemas.connections import Connections
 
 _COLUMNS: Final = (
     Column("sent (UTC)", whole=True),
@@ -143,7 +144,7 @@ def _from_index(oldest: timedelta, timeout_s: float) -> list[InFlight]:
     from daybook.client import Client  # noqa: PLC0415
 
     with Client(user_id=READER, timeout_s=timeout_s) as client:
-        return client.in_flight(oldest)
+        return _opened(client.connections, client.in_flight(oldest), timeout_s)
 
 
 def _from_log(oldest: timedelta, timeout_s: float) -> list[InFlight]:
@@ -153,14 +154,23 @@ def _from_log(oldest: timedelta, timeout_s: float) -> list[InFlight]:
     from daybook.verify.money import read_books  # noqa: PLC0415
     from schemas.connections import Connections  # noqa: PLC0415
 
-    books = Books()
+    books, connections = Books(), Connections.from_environment()
     with WorkDisplay() as display:
         try:
-            read_books(Connections.from_environment(), books, timeout_s=timeout_s, tell=display.update)
+            read_books(connections, books, timeout_s=timeout_s, tell=display.update)
         except Wrong as wrong:
             raise UnreadableRecord(wrong.where, f"{wrong.what} (`daybook verify money`)") from wrong
     latest = datetime.now(UTC) - oldest
-    return [one for one in books.in_flight() if one.sent_at <= latest]
+    return _opened(connections, [one for one in books.in_flight() if one.sent_at <= latest], timeout_s)
+
+
+def _opened(connections: Connections, found: list[InFlight], timeout_s: float) -> list[InFlight]:
+    """With their reasons, where those are personal."""
+    from daybook.holders import Holders  # noqa: PLC0415
+
+    accounts = {one.from_account_id for one in found}
+    with Holders(connections, timeout_s=timeout_s, account_ids=accounts) as holders:
+        return [holders.in_flight(one) for one in found]
 
 
 def _row(one: InFlight, now: datetime) -> tuple[str, ...]:

@@ -114,7 +114,7 @@ def wording(verdict: Verdict) -> str:
         case Outcome.EQUAL:
             parts = [(verdict.accounts, "account"), (verdict.events, "event")]
             compared = " and ".join(counted(number, noun) for number, noun in parts if number is not None)
-            return f"{verdict.model}: equal ({compared})"
+            return f"{verdict.model}: equal ({compared})" + (f", without {verdict.without}" if verdict.without else "")
         case Outcome.DIFFERS:
             return f"{verdict.model}: differs: {verdict.difference}"
         case _:
@@ -144,4 +144,5 @@ def _record(verdict: Verdict) -> dict[str, object]:
         "events": verdict.events,
         "difference": None if verdict.difference is None else asdict(verdict.difference),
         "error": None if verdict.error is None else str(verdict.error),
+        "without": verdict.without,
     }

@@ -64,7 +64,8 @@ class ModelsShown:
         page = client.search(word, limit=_FOUND)
         self._console.print(table(ACCOUNTS, [account_row(view) for view in page.accounts]))
         self._console.rule(f"the trail of {account_id}: who, what and when")
-        entries = list(client.history(account_id))
+        with client.holders([account_id]) as holders:
+            entries = [holders.entry(entry) for entry in client.history(account_id)]
         rows = [entry_row(entry) for entry in entries]
         left_out = len(rows) - _TRAIL_BEGINS - _TRAIL_ENDS
         if left_out > 1:

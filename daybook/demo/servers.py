@@ -72,6 +72,8 @@ def _stack(folder: Path, console: Console, cleanup: ExitStack) -> tuple[Connecti
         iceberg_warehouse=found["DAYBOOK_ICEBERG_WAREHOUSE"],
         # A stack that an earlier release made has no key.
         audit_key_file=found.get("DAYBOOK_AUDIT_KEY_FILE"),
+        kek_file=found.get("DAYBOOK_KEK_FILE"),
+        kek=None,
         namespace="",
     )
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("DAYBOOK_")}

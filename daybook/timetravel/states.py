@@ -24,7 +24,9 @@ class PastAccount:
 
     account_id: str
     holder_name: str
+    """Sealed, as the e-mail address is: `Client.holders` opens both. `[erased]` after the erasure."""
     holder_email: str | None
+    holder_erased: bool
     status: str
     """`active`, `frozen` or `closed`."""
     money: Money
@@ -75,6 +77,7 @@ def past_account(account: Account) -> PastAccount:
         account_id=account.account_id,
         holder_name=account.holder_name,
         holder_email=account.holder_email,
+        holder_erased=account.holder_erased,
         status=account.status,
         money=past_money(account.account_id, account.balance_minor, currency),
         in_transit=past_money(account.account_id, account.in_transit_minor, currency),

@@ -24,6 +24,7 @@ from schemas.events import (
     AccountFrozen,
     AccountUnfrozen,
     HolderChanged,
+    HolderErased,
     MoneyDeposited,
     MoneyRefunded,
     MoneyWithdrawn,
@@ -135,7 +136,7 @@ def expected_row(logged: LoggedEvent, account: Account) -> dict[str, object]:
             after, limit = 0, event.overdraft_limit_minor
         case OverdraftLimitSet():
             limit, previous_limit = event.new_limit_minor, event.previous_limit_minor
-        case HolderChanged() | AccountFrozen() | AccountUnfrozen() | AccountClosed():
+        case HolderChanged() | HolderErased() | AccountFrozen() | AccountUnfrozen() | AccountClosed():
             # Events that hold no amount say nothing of money.
             currency = None
             if isinstance(event, AccountFrozen):

@@ -64,6 +64,8 @@ class Verdict:
     events: int | None
     difference: Difference | None = None
     error: Exception | None = None
+    without: str | None = None
+    """What was not compared, and why."""
 
 
 def verify(connections: Connections, models: Collection[str], *, timeout_s: float, tell: Tell) -> list[Verdict]:
@@ -106,7 +108,11 @@ class _Run:
         for model, side in self._sides.items():
             accounts, events = compared
             self._verdicts[model] = Verdict(
-                model, Outcome.EQUAL, accounts if side.accounts else None, events if side.trail else None
+                model,
+                Outcome.EQUAL,
+                accounts if side.accounts else None,
+                events if side.trail else None,
+                without=side.without,
             )
         return [self._verdicts[model] for model in self._models]
 

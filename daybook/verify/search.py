@@ -11,10 +11,11 @@ from elasticsearch import Elasticsearch
 
 from daybook.elasticsearch import address, answering, connect
 from daybook.fold import Account, Fold
+from daybook.holders import Holders
 from daybook.log import LoggedEvent
 from daybook.positions import SEARCH
 from daybook.timetravel.documents import micros_if_time
-from daybook.verify.differences import compare_all, differs, extra, missing
+from daybook.verify.differences import Differs, compare_all, differs, extra, missing
 from daybook.verify.sides import Ahead, Side
 from schemas.connections import Connections
 from schemas.events import (
@@ -23,6 +24,7 @@ from schemas.events import (
     AccountFrozen,
     AccountUnfrozen,
     HolderChanged,
+    HolderErased,
     MoneyDeposited,
     MoneyRefunded,
     MoneyWithdrawn,
@@ -33,9 +35,12 @@ from schemas.events import (
     TransferSent,
     said_cause,
 )
+from schemas.sealing import ERASED, is_sealed
 
 _PAGE: Final = 1000
 """Documents read at once: about a megabyte."""
+
+_HOLDER: Final = ("holder_name", "holder_email", "holder_erased")
 
 _TIMES: Final = frozenset({"recorded_at", "effective_at", "opened_at", "closed_at", "updated_at"})
 
@@ -46,7 +51,10 @@ Hit = Mapping[str, Any]
 def search(connections: Connections, *, timeout_s: float) -> Iterator[Side]:
     """The indices, ready to be compared. Raises: `Unreachable`, `NotConfigured`."""
     indices, where = connections.indices, address(connections)
-    with closing(connect(connections, timeout_s)) as client:
+    with (
+        closing(connect(connections, timeout_s)) as client,
+        Holders(connections, timeout_s=timeout_s) as holders,
+    ):
         # What the model has already must be found, and not up to a second later.
         with answering(where, indices.accounts):
             client.indices.refresh(index=indices.accounts)
@@ -54,7 +62,8 @@ def search(connections: Connections, *, timeout_s: float) -> Iterator[Side]:
             client.indices.refresh(index=indices.account_events)
         accounts = _Index(client, where, indices.accounts)
         events = _Index(client, where, indices.account_events)
-        yield Side(SEARCH, _Trail(events), partial(_compare_accounts, accounts))
+        without = None if holders.configured else "sealed holders' names, since DAYBOOK_KEK_FILE names no keys here"
+        yield Side(SEARCH, _Trail(events), partial(_compare_accounts, accounts, holders), without)
 
 
 class _Index:
@@ -139,7 +148,7 @@ class _Trail:
         return found
 
 
-def _compare_accounts(index: _Index, fold: Fold, tell: Callable[[int], None]) -> Iterator[Ahead]:
+def _compare_accounts(index: _Index, holders: Holders, fold: Fold, tell: Callable[[int], None]) -> Iterator[Ahead]:
     """See `daybook.verify.sides.Accounts`."""
     hits = index.all({"match_all": {}}, "account_id")
     hit = next(hits, None)
@@ -148,29 +157,31 @@ def _compare_accounts(index: _Index, fold: Fold, tell: Callable[[int], None]) ->
         if done % _PAGE == 0:
             tell(done)
         while hit is not None and hit["sort"][0] < account_id:
-            yield _unknown(hit)
+            yield _unknown(hit, holders)
             hit = next(hits, None)
         if hit is None or hit["sort"][0] != account_id:
             raise missing(f"account {account_id}")
         account, sequence = fold.accounts[account_id], hit["_source"].get("sequence")
         if isinstance(sequence, int) and sequence > account.sequence:
-            yield _unknown(hit)
+            yield _unknown(hit, holders)
         else:
-            _compare_account(hit, account)
+            _compare_account(hit, holders, account)
         hit = next(hits, None)
     while hit is not None:
-        yield _unknown(hit)
+        yield _unknown(hit, holders)
         hit = next(hits, None)
 
 
 def account_document(account: Account) -> dict[str, object]:
-    """The document that an account should have. Times are microseconds, as in the log."""
+    """The document that an account should have, but for what is sealed. Times are microseconds, as in the log."""
     return {
         # First, since what is behind differs in the others too.
         "sequence": account.sequence,
         "account_id": account.account_id,
         "holder_name": account.holder_name,
         "holder_email": account.holder_email,
+        # Left out where he is not.
+        "holder_erased": account.holder_erased or None,
         "status": account.status,
         "currency": account.currency,
         "balance_minor": account.balance_minor,
@@ -236,26 +247,48 @@ def event_document(logged: LoggedEvent, account: Account) -> dict[str, object]:
             document["cause"] = said_cause(event)
         case AccountClosed():
             document["payout_reference"] = event.payout_reference
-        case AccountUnfrozen():
+        case AccountUnfrozen() | HolderErased():
             pass
         case _:
             assert_never(event)
     return document
 
 
-def _unknown(hit: Hit) -> Ahead:
+def _unknown(hit: Hit, holders: Holders) -> Ahead:
     """An account of which the fold does not have this state."""
     account_id, sequence = hit["sort"][0], hit["_source"].get("sequence")
     item = f"account {account_id}"
-    return Ahead(item, account_id, sequence if isinstance(sequence, int) else None, partial(_compare_account, hit))
+    compare = partial(_compare_account, hit, holders)
+    return Ahead(item, account_id, sequence if isinstance(sequence, int) else None, compare)
 
 
-def _compare_account(hit: Hit, account: Account) -> None:
+def _compare_account(hit: Hit, holders: Holders, account: Account) -> None:
     item = f"account {account.account_id}"
     # The id is how an account's document is found, and what a newer version of it is kept under.
     if hit["_id"] != account.account_id:
         raise differs(item, "_id", account.account_id, hit["_id"])
-    _compare(item, account_document(account), hit)
+    try:
+        _compare(item, _opened(account, holders, hit), hit)
+    except Differs:
+        # The holder may have been erased since the key was found.
+        holders.refresh(account.account_id)
+        _compare(item, _opened(account, holders, hit), hit)
+
+
+def _opened(account: Account, holders: Holders, hit: Hit) -> dict[str, object]:
+    """The document that an account should have. Of a holder whom nobody can know, what it has is as it should be."""
+    document = account_document(account)
+    if not is_sealed(account.holder_name):
+        return document
+    name = holders.open(account.holder_name, account.account_id, "holder_name")
+    if name is ERASED or not holders.configured:
+        # Erased behind this state: the model has the name or not, by when it came to it, and is yet to be told.
+        return document | {field: hit["_source"].get(field) for field in _HOLDER}
+    email = account.holder_email
+    return document | {
+        "holder_name": name,
+        "holder_email": None if email is None else holders.open(email, account.account_id, "holder_email"),
+    }
 
 
 def _compare(item: str, expected: Mapping[str, object], hit: Hit) -> None:

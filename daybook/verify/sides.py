@@ -57,3 +57,5 @@ class Side:
     name: str
     trail: Trail | None
     accounts: Accounts | None
+    without: str | None = None
+    """What cannot be compared here, and why, in words."""

@@ -82,12 +82,18 @@ def _roles(indices: Indices) -> Mapping[str, object]:
             "indices:admin/mapping/put",
         ],
     }
+    erase = (
+        # Also what an alias hides, and what a rebuild keeps; and whether a merge is due.
+        {"names": behind, "privileges": ["read", "view_index_metadata", "monitor"]},
+        # A holder's name in an index that a rebuild keeps is overwritten; what was overwritten is flushed and merged.
+        {"names": [f"{indices.accounts}-*"], "privileges": ["index", "maintenance"]},
+    )
     return {
         # Whether the index templates are deployed: without them, an index would be made with guessed fields.
         PROJECTOR_SEARCH: {"cluster": ["indices:admin/index_template/get"], "indices": [project]},
         CLIENT: {"indices": [read]},
         # Comparing a model with the log begins with a refresh, so that searches see what the projector has written.
-        OPERATOR: {"indices": [read, {"names": aliases, "privileges": ["indices:admin/refresh*"]}]},
+        OPERATOR: {"indices": [read, {"names": aliases, "privileges": ["indices:admin/refresh*"]}, *erase]},
     }
 
 

@@ -15,6 +15,7 @@ from deploy.access.principals import (
     COMMAND_SERVICE,
     OPERATOR,
     PROJECTOR_ACTIVITY,
+    PROJECTOR_SEARCH,
     PROJECTORS,
     REGISTRY,
 )
@@ -39,6 +40,9 @@ EVERYBODY: Final = "*"
 """Kafka's name for all principals, and for all resources of a kind."""
 
 _REGISTRY_TOPICS: Final = ("kafkasql-journal", "kafkasql-snapshots", "registry-events")
+_CLUSTER: Final = "kafka-cluster"
+"""Kafka's only name of a resource of that kind."""
+
 _REGISTRY_GROUPS: Final = "apicurio-"
 """Apicurio's defaults. Each start of it has a group of its own, with a random end."""
 
@@ -72,6 +76,7 @@ def wanted_acls(topics: Topics) -> frozenset[Acl]:
             *_command_service(topics),
             *(acl for principal in PROJECTORS for acl in _projector(principal, topics)),
             *_activity(topics),
+            *_search(topics),
             *_auditor(topics),
             *_commands_and_replies(CLIENT, topics),
             *_commands_and_replies(OPERATOR, topics),
@@ -83,7 +88,7 @@ def wanted_acls(topics: Topics) -> frozenset[Acl]:
 
 def _command_service(topics: Topics) -> Iterator[Acl]:
     me = COMMAND_SERVICE
-    read = (topics.commands, topics.followups, topics.events, topics.snapshots, topics.replies)
+    read = (topics.commands, topics.followups, topics.events, topics.snapshots, topics.replies, topics.subject_keys)
     # Commands too: one that landed on a partition which is not its account's is sent there.
     write = (*read, topics.parked)
     yield from (Acl(me, "read", "topic", name) for name in read)
@@ -112,6 +117,11 @@ def _activity(topics: Topics) -> Iterator[Acl]:
     yield from (Acl(me, operation, "topic", changelogs, is_prefix=True) for operation in needed)
 
 
+def _search(topics: Topics) -> Iterator[Acl]:
+    # Its documents have holders' names as they are; the other projectors have no use for them.
+    yield Acl(PROJECTOR_SEARCH, "read", "topic", topics.subject_keys)
+
+
 def _auditor(topics: Topics) -> Iterator[Acl]:
     yield Acl(AUDITOR, "read", "topic", topics.events)
     yield Acl(AUDITOR, "read", "topic", topics.checkpoints)
@@ -133,6 +143,13 @@ def _operator(topics: Topics) -> Iterator[Acl]:
         *(topics.alerts, topics.parked, topics.subject_keys, topics.checkpoints),
     )
     yield from (Acl(OPERATOR, "read", "topic", name) for name in everything)
+    # An erasure deletes commands that were processed and, on request, what is parked, in the place of which it leaves
+    # a note; and it says until when their bytes and those of keys are on the disks, by the settings.
+    erased_from = (topics.commands, topics.parked)
+    yield from (Acl(OPERATOR, "delete", "topic", name) for name in erased_from)
+    yield Acl(OPERATOR, "write", "topic", topics.parked)
+    yield from (Acl(OPERATOR, "describe_configs", "topic", name) for name in (*erased_from, topics.subject_keys))
+    yield Acl(OPERATOR, "describe_configs", "cluster", _CLUSTER)
     # How far each program is, and who its members are.
     yield Acl(OPERATOR, "describe", "group", topics.command_service_group, is_prefix=True)
     yield Acl(OPERATOR, "describe", "group", topics.projector_group(""), is_prefix=True)

@@ -42,6 +42,9 @@ OPERATOR: Final = "operator"
 
 PROJECTORS: Final = (PROJECTOR_BALANCES, PROJECTOR_SEARCH, PROJECTOR_ANALYTICS, PROJECTOR_ACTIVITY)
 
+READ_HOLDERS: Final = (COMMAND_SERVICE, PROJECTOR_SEARCH, OPERATOR)
+"""Who reads personal fields in the log: has the key-encryption keys, and may read the keys of holders in Kafka."""
+
 SCRAM_PRINCIPALS: Final = (ADMIN, REGISTRY, COMMAND_SERVICE, *PROJECTORS, AUDITOR, CLIENT, OPERATOR)
 """Who logs in to Kafka by SCRAM-SHA-512, with a credential that Kafka itself keeps."""
 

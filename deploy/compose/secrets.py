@@ -38,9 +38,12 @@ from deploy.access.principals import (
     PROJECTOR_ANALYTICS,
     PROJECTOR_BALANCES,
     PROJECTOR_SEARCH,
+    READ_HOLDERS,
     REGISTRY,
 )
 from deploy.compose.certificates import Pair, new_authority, new_server
+from schemas.connections import NotConfigured
+from schemas.keyring import kept_file
 from schemas.readmodels import Indices
 
 _PASSWORD_BYTES: Final = 24
@@ -124,6 +127,7 @@ def derive(project: Path, passwords: Mapping[str, str], environment: Mapping[str
 
     Raises:
         BadOverlays: some brokers offer it, and others do not.
+        NotConfigured: the key-encryption keys cannot be made, or are not text.
     """
     brokers = (environment.get("DAYBOOK_BROKERS") or "kafka").split(",")
     with_tls = environment.get("DAYBOOK_TLS_BROKERS") or ""
@@ -144,6 +148,8 @@ def derive(project: Path, passwords: Mapping[str, str], environment: Mapping[str
     signing, verifying = audit.kept_key(folder / "keys")
     audit_public = {"audit.pem.pub": verifying.read_text(encoding="utf-8")}
     audit_private = {"audit.pem": signing.read_text(encoding="utf-8")}
+    # Likewise. Without it nobody reads a holder's name again: it belongs in the backup, apart from Kafka's data.
+    kek = {"kek": kept_file(folder / "keys" / "kek", datetime.now(UTC)).read_text(encoding="utf-8")}
 
     _write_all(folder / "kafka", {"server.properties": _jaas(passwords), "server.pem": _chain(servers["kafka"])})
     _write_all(
@@ -192,8 +198,8 @@ def derive(project: Path, passwords: Mapping[str, str], environment: Mapping[str
         AUDITOR: AUDITOR,
         "daybook": OPERATOR,
     }.items():
-        env = _env(principal, passwords, inside, token) + _audit_env(principal, "/run/daybook")
-        keys = _audit_files(principal, audit_private, audit_public)
+        env = _env(principal, passwords, inside, token) + _keys_env(principal, "/run/daybook")
+        keys = _audit_files(principal, audit_private, audit_public) | _kek_files(principal, kek)
         _write_all(folder / service, {"env": env, **ca, **keys})
     # Its own listener is there before any credential is; the brokers know this one principal besides themselves.
     between_brokers = replace(inside, kafka=",".join(f"{broker}:19091" for broker in brokers), mechanism="PLAIN")
@@ -216,8 +222,9 @@ def derive(project: Path, passwords: Mapping[str, str], environment: Mapping[str
         at = replace(outside, authority=f"{at_home}/.secrets/{principal}/ca.crt" if tls else None)
         env = _env(principal, passwords, at, token)
         env += f"DAYBOOK_ACTIVITY_URL=http://127.0.0.1:{ports['ACTIVITY']}\n"
-        env += _audit_env(principal, f"{at_home}/.secrets/{principal}")
-        _write_all(folder / principal, {"env": env, **ca, **_audit_files(principal, audit_private, audit_public)})
+        env += _keys_env(principal, f"{at_home}/.secrets/{principal}")
+        keys = _audit_files(principal, audit_private, audit_public) | _kek_files(principal, kek)
+        _write_all(folder / principal, {"env": env, **ca, **keys})
 
 
 def _env(principal: str, passwords: Mapping[str, str], at: _Addresses, token: str) -> str:
@@ -246,13 +253,24 @@ def _env(principal: str, passwords: Mapping[str, str], at: _Addresses, token: st
     return "".join(f"DAYBOOK_{name}={value}\n" for name, value in values.items())
 
 
-def _audit_env(principal: str, folder: str) -> str:
-    """Where a principal's folder, as its program sees it, has the keys that `_audit_files` puts there."""
-    lines = f"DAYBOOK_AUDIT_PUBLIC_KEY_FILE={folder}/audit.pem.pub\n" if principal in (AUDITOR, OPERATOR) else ""
-    return f"DAYBOOK_AUDIT_KEY_FILE={folder}/audit.pem\n{lines}" if principal == AUDITOR else lines
+def _keys_env(principal: str, folder: str) -> str:
+    """Where a principal's folder, as its program sees it, has what `_audit_files` and `_kek_files` put there."""
+    files: dict[str, str] = {}
+    if principal == AUDITOR:
+        files["AUDIT_KEY"] = "audit.pem"
+    if principal in (AUDITOR, OPERATOR):
+        files["AUDIT_PUBLIC_KEY"] = "audit.pem.pub"
+    if principal in READ_HOLDERS:
+        files["KEK"] = "kek"
+    return "".join(f"DAYBOOK_{name}_FILE={folder}/{file}\n" for name, file in files.items())
 
 
-def _audit_files(principal: str, private: Mapping[str, str], public: Mapping[str, str]) -> Mapping[str, str]:
+def _kek_files(principal: str, kek: dict[str, str]) -> dict[str, str]:
+    """Who seals personal fields or opens them has all key-encryption keys; nobody else has one."""
+    return kek if principal in READ_HOLDERS else {}
+
+
+def _audit_files(principal: str, private: dict[str, str], public: dict[str, str]) -> dict[str, str]:
     """The auditor signs; the operator verifies, as anybody may, and is given what that takes."""
     match principal:
         case "auditor":
@@ -357,7 +375,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         derive(project, passwords(project), os.environ)
         _give_to_owner(project)
-    except (BadPassword, BadOverlays) as error:
+    except (BadPassword, BadOverlays, NotConfigured) as error:
         print(f"secrets: {error}", file=sys.stderr)
         return 1
     except OSError as error:

@@ -6,6 +6,7 @@ lock         held while somebody changes the stack
 conf/ data/ logs/   one entry per server
 warehouse/   the analytics table and its catalog
 audit/       the pair of keys that checkpoints are signed with
+kek          the key-encryption keys, under which the keys of holders' personal fields are kept
 run/         the supervisor's record, its control socket, temporary files
 public/      only of a stack that is root's: what a server that runs as another user needs, laid out like this folder;
              a link to a folder elsewhere if others can't come here
@@ -22,11 +23,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from deploy.access.audit import kept_key
 from deploy.stack.errors import StackError
+from schemas.connections import NotConfigured
+from schemas.keyring import kept_file
 
 FORMAT = 1
 
@@ -86,6 +90,10 @@ class Folder:
     @property
     def audit(self) -> Path:
         return self.root / "audit"
+
+    @property
+    def kek(self) -> Path:
+        return self.root / "kek"
 
     def data(self, server: str) -> Path:
         return self.root / "data" / server
@@ -149,6 +157,10 @@ class Folder:
             raise StackError(
                 f"{error.filename} is there without the other half of the pair: restore that, or move this one away"
             ) from error
+        try:
+            kept_file(self.kek, datetime.now(UTC))
+        except NotConfigured as error:
+            raise StackError(str(error)) from error
         # The control socket in it starts and stops servers: for the owner alone.
         self.run.chmod(0o700)
 

@@ -152,6 +152,10 @@ class Kafka:
             "group.initial.rebalance.delay.ms": "0",
             # The cleaner looks for work every second instead of every 15, so that compaction is seen at work.
             "log.cleaner.backoff.ms": "1000",
+            # One for holders' keys while the other copies a partition of events.
+            "log.cleaner.threads": "2",
+            # What an erasure has deleted is off the disk within this, instead of within five minutes.
+            "log.retention.check.interval.ms": "10000",
         }
 
     def _java_options(self, place: Place) -> list[str]:

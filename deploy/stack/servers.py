@@ -17,7 +17,8 @@ def all_servers(broker_count: int) -> tuple[Server, ...]:
 
 
 def environment(servers: Sequence[Server], place: Place) -> Mapping[str, str]:
-    """Return the variables by which clients find the servers, the auditor's keys, and the analytics table's folder.
+    """Return the variables by which clients find the servers, the auditor's keys, the key-encryption keys, and the
+    analytics table's folder.
 
     That one needs no server: its catalog is an SQLite file, and both are made by who writes to them first.
     """
@@ -28,4 +29,5 @@ def environment(servers: Sequence[Server], place: Place) -> Mapping[str, str]:
     found["DAYBOOK_ICEBERG_WAREHOUSE"] = f"file://{warehouse}"
     private, public = kept_key(place.folder.audit)
     found["DAYBOOK_AUDIT_KEY_FILE"], found["DAYBOOK_AUDIT_PUBLIC_KEY_FILE"] = str(private), str(public)
+    found["DAYBOOK_KEK_FILE"] = str(place.folder.kek)
     return found

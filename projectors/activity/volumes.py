@@ -19,6 +19,7 @@ from schemas.events import (
     AccountUnfrozen,
     Event,
     HolderChanged,
+    HolderErased,
     MoneyDeposited,
     MoneyRefunded,
     MoneyWithdrawn,
@@ -83,6 +84,7 @@ def moves(event: Event) -> tuple[str, int] | None:
             | AccountUnfrozen()
             | AccountClosed()
             | HolderChanged()
+            | HolderErased()
             | OverdraftLimitSet()
             | TransferCompleted()
         ):

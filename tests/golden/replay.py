@@ -17,10 +17,15 @@ from projectors.balances import sets
 from projectors.projector import Batch
 from schemas.codec import Codec
 from schemas.events import CHAIN_START, AccountCreated, RecordedEvent, TransferSent
+from schemas.personal import opened
 from schemas.released import released
+from schemas.sealing import Unsealer
 
 FOLDER: Final = Path(__file__).parent
 _PARTITION: Final = 3
+
+DATA_KEYS: Final = {"golden-sealed": bytes(range(32))}
+"""By account, what its sealed fields are opened with; another's are erased."""
 
 
 def results() -> dict[str, Any]:
@@ -54,13 +59,14 @@ def _stream(events: Sequence[RecordedEvent]) -> dict[str, Any]:
     balances = []
     currency = ""
     transfers = sorted({r.event.transfer_id for r in events if isinstance(r.event, TransferSent)})
+    unsealer = Unsealer(DATA_KEYS.get)
     for offset, recorded in enumerate(events):
         before = 0 if state is None else state.balance_minor
         state = evolve(state, recorded.event)
         states.append(_state(state, transfers))
         if isinstance(recorded.event, AccountCreated):
             currency = recorded.event.currency
-        document = search_documents.evolve(document, recorded, _PARTITION, offset)
+        document = search_documents.evolve(document, opened(recorded, unsealer.open), _PARTITION, offset)
         accounts.append(msgspec.to_builtins(document))
         trail.append(
             msgspec.to_builtins(search_documents.event_document(recorded, _PARTITION, offset, before, currency))
@@ -87,6 +93,8 @@ def _event(recorded: RecordedEvent) -> dict[str, Any]:
 
 def _state(state: Account, transfers: Collection[str]) -> dict[str, Any]:
     """The whole state, whatever it is kept in; of these transfers, those that are in transit."""
+    # Left out where there is nothing, which is so of all that was recorded before there was any.
+    erased = {"holder_erased": True} if state.holder_erased else {}
     refundable = {n: state.withdrawals.refundable(n) for n in range(1, state.sequence + 1)}
     in_transit = {transfer_id: state.transfers.in_transit_minor(transfer_id) for transfer_id in transfers}
     return {
@@ -100,6 +108,7 @@ def _state(state: Account, transfers: Collection[str]) -> dict[str, Any]:
         "holder_email": state.holder_email,
         "refundable": {str(n): amount for n, amount in refundable.items() if amount is not None},
         "in_transit": {transfer_id: amount for transfer_id, amount in in_transit.items() if amount is not None},
+        **erased,
     }
 
 

@@ -118,6 +118,39 @@ STREAMS: Final[dict[str, list[Entry]]] = {
         ),
         (f"{_EVENT}.AccountClosed", 2, {"payout_reference": None}),
     ],
+    # Sealed with the key of `tests.golden.replay`, whose holder is there; and with a key that is nowhere any more.
+    "sealed": [
+        _opened(
+            holder_name="daybook-sealed:"
+            "AQGXdCHGYHAAgAAAAAAAAAYBAQEBAQEBAQEBAQGyfopTAeBIKLsipLlzCCQbanUImQdr9I_4znIXnv1-JjM"
+        ),
+        _limit(0, 5),
+        (
+            f"{_EVENT}.AccountClosed",
+            2,
+            {
+                "payout_reference": "daybook-sealed:"
+                "AQGXdCObIHAAgAAAAAAAAAYCAgICAgICAgICAgLIbUn6mesBaf2oksgHStz1UvVFvoLvvJD-Vd-6aVQ"
+            },
+        ),
+    ],
+    "erased": [
+        _opened(
+            holder_name="daybook-sealed:AQGXdCHGYHAAgAAAAAAAAAYBAQEBAQEBAQEBAQE2p4QVJOoeA7g1BH0b5lqadLD8A5QjzEpx6rK3",
+            holder_email="daybook-sealed:"
+            "AQGXdCHGYHAAgAAAAAAAAAYCAgICAgICAgICAgL6THj73KFQNrvpx9ZcC71C7R2qCBWOlt0Jq-exnecw",
+        ),
+        (
+            f"{_EVENT}.HolderChanged",
+            1,
+            {
+                "holder_name": "daybook-sealed:AQGXdCKwwHAAgAAAAAAAAAYDAwMDAwMDAwMDAwOvL132QPs8cWUmm3V7p1i_r6DiuXicqaM",
+                "holder_email": None,
+            },
+        ),
+        (f"{_EVENT}.HolderErased", 1, {}),
+        _deposited(1, 1),
+    ],
     "limits": [_opened(overdraft_limit_minor=7), _limit(7, 0), _limit(0, 2**63 - 1), _limit(None, 1)],
     # The second is settled before the first, and the last is in transit at the end.
     "transfers-sent": [

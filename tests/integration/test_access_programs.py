@@ -30,6 +30,7 @@ from deploy.stack.ports import choose
 from deploy.stack.server import Port
 from tests.processes import Process, until
 from tests.secured import Secured, daybook
+from tests.wire import configure
 
 _PROGRAMS = {
     COMMAND_SERVICE: ("command_service",),
@@ -157,7 +158,11 @@ def test_the_past_is_read_by_whoever_may_read_the_model_and_the_log(programs: Pr
         return found == {daybook(*command, env=client)}
 
     # A search shows up to a second later what the log has.
-    until(lambda: same("as-of", programs.account_id, "--json"), "state that all sources agree on")
+    until(lambda: same("as-of", programs.account_id, "--json", "--sealed"), "state that all sources agree on")
+    # A client may not read the keys of holders.
+    whose = [json.loads(daybook("as-of", programs.account_id, "--json", env=env)) for env in (operator, client)]
+    assert "[sealed]" not in json.dumps(whose[0])
+    assert "[sealed]" in json.dumps(whose[1])
     until(lambda: same("balances", "--json"), "balances that all sources agree on")
 
 
@@ -190,3 +195,23 @@ def test_what_is_deployed_is_as_it_should_be_whoever_has_worked_on_it(programs: 
     assert daybook("deploy", "apply", "--check", env=administrator) == told + well
     passwords = {"DAYBOOK_DEPLOY_PASSWORDS": str(secured.passwords_file())}
     assert daybook("deploy", "apply", env=administrator | passwords) == well
+
+
+def test_the_operator_erases_a_holder_and_deletes_what_says_his_name(programs: Programs) -> None:
+    """Who deploys shortens how long commands stay, so that it is due at once."""
+    env, account_id = programs.environment(OPERATOR), f"S-{uuid.uuid4()}"
+    topics = programs.secured.connections(ADMIN).topics
+    with AdminClient(programs.secured.connections(ADMIN).kafka()) as admin:
+        configure(admin, topics.commands, {"segment.ms": "1000"})
+    with Client(programs.secured.connections(CLIENT), user_id="ada", timeout_s=60) as client:
+        client.open_account(account_id, "EUR", "Grace Hopper")
+    erased = daybook("erase", account_id, "--yes", "--no-wait", env=env, exit_code=3)
+    assert f"the key of {account_id} is gone" in erased
+
+    def commands_deleted() -> str:
+        said = daybook("erase", account_id, "--verify", "--text", "Grace Hopper", env=env, exit_code=3)
+        assert "may not" not in said
+        return said if "OpenAccount in plaintext" not in said else ""
+
+    said = until(commands_deleted, "deletion of the command")
+    assert "found" not in said

@@ -30,6 +30,7 @@ from schemas.released import released
 from schemas.topics import event_key, partition_of, subject
 from tests.event_log import Log
 from tests.golden import replay
+from tests.holders import PLAIN, WithKeys
 from tests.recorded import batch, opened, recorded
 from tests.search_model import SearchModel
 
@@ -106,7 +107,8 @@ def test_stored_streams_of_every_version_are_read_from_a_real_log_into_a_real_re
     with ExitStack() as stack:
         model = stack.enter_context(SearchModel(deployed))
         client_of = stack.enter_context(Elasticsearch(**deployed.elasticsearch()))
-        search = SearchProjector(client_of, model.indices, Source("cluster-1", "account.events", "topic-1"))
+        source = Source("cluster-1", "account.events", "topic-1")
+        search = SearchProjector(client_of, model.indices, source, WithKeys(replay.DATA_KEYS))
         search.checkpoint(0)
         for partition, recording in enumerate(STREAMS.values()):
             search.apply([batch(replay.decoded(recording), base=None, partition=partition)])
@@ -138,7 +140,7 @@ def test_an_index_of_the_release_before_stops_its_projector_until_the_fields_are
             allow_auto_create=False,
             template={"settings": trail.settings, "mappings": {"dynamic": "strict", "properties": older}},
         )
-        search = SearchProjector(client, model.indices, Source("cluster-1", "account.events", "topic-1"))
+        search = SearchProjector(client, model.indices, Source("cluster-1", "account.events", "topic-1"), PLAIN)
         search.checkpoint(0)
         search.apply([batch([opened("A-1"), recorded("A-1", 2, AccountFrozen())], base=None)])
         before = model.events()

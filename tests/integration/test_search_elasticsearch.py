@@ -20,6 +20,7 @@ from projectors.source import Source
 from schemas.connections import Connections
 from schemas.events import AccountClosed, AccountFrozen, HolderChanged, OverdraftLimitSet, RecordedEvent
 from schemas.readmodels import SEARCH_HOLD_ID, checkpoint_id
+from tests.holders import PLAIN
 from tests.recorded import batch, deposited, logs, opened, recorded
 from tests.search_model import SearchModel, plain_documents
 
@@ -69,7 +70,7 @@ def model(ledger_connections: Connections, client: Breaking) -> Iterator[SearchM
 
 @pytest.fixture
 def search(client: Breaking, model: SearchModel) -> SearchProjector:
-    return SearchProjector(client, model.indices, SOURCE)
+    return SearchProjector(client, model.indices, SOURCE, PLAIN)
 
 
 def placed(events: list[RecordedEvent]) -> list[tuple[RecordedEvent, int, int]]:
@@ -130,7 +131,7 @@ def test_a_batch_that_builds_on_another_checkpoint_is_refused(
 ) -> None:
     search.checkpoint(0)
     search.apply([batch([opened("A-1")], base=None)])
-    zombie = SearchProjector(client, model.indices, SOURCE)
+    zombie = SearchProjector(client, model.indices, SOURCE, PLAIN)
     with pytest.raises(CheckpointMoved, match=r"has 1 for partition 0 .* where none was expected"):
         zombie.apply([batch([opened("A-1"), deposited("A-1", 2, 9)], base=None)])
     assert search.checkpoint(0) == 1
@@ -142,7 +143,7 @@ def test_a_checkpoint_that_somebody_writes_during_a_batch_is_not_overwritten(
 ) -> None:
     search.checkpoint(0)
     search.apply([batch([opened("A-1")], base=None)])
-    other = SearchProjector(model.client, model.indices, SOURCE)
+    other = SearchProjector(model.client, model.indices, SOURCE, PLAIN)
     client.bulks, client.instead = 1, lambda: other.apply([batch([opened("A-2"), opened("A-3")], base=1)])
     with pytest.raises(CheckpointMoved, match=r"another /checkpoint/0 in .*-000001 than was just read"):
         search.apply([batch([opened("A-2")], base=1)])
@@ -156,7 +157,7 @@ def test_an_index_that_is_made_anew_during_a_batch_gets_no_checkpoint_of_it(
 
     def delete_and_make_anew() -> None:
         model.wipe()
-        assert SearchProjector(model.client, model.indices, SOURCE).checkpoint(0) is None
+        assert SearchProjector(model.client, model.indices, SOURCE, PLAIN).checkpoint(0) is None
 
     # The first bulk request makes the checkpoints, the second has the documents.
     client.bulks, client.instead = 2, delete_and_make_anew
@@ -211,7 +212,7 @@ def test_a_deleted_index_is_noticed_and_filled_again(search: SearchProjector, mo
 
 
 def test_an_account_is_looked_up_when_it_is_no_longer_remembered(client: Breaking, model: SearchModel) -> None:
-    search = SearchProjector(client, model.indices, SOURCE, remembered_accounts=2, chunk_bytes=700)
+    search = SearchProjector(client, model.indices, SOURCE, PLAIN, remembered_accounts=2, chunk_bytes=700)
     search.checkpoint(0)
     events = [opened(f"A-{i}") for i in range(20)]
     events += [recorded(f"A-{i}", 2, AccountFrozen()) for i in range(20)]
@@ -229,7 +230,7 @@ def test_another_logs_documents_are_neither_continued_nor_overwritten(
 ) -> None:
     search.checkpoint(0)
     search.apply([batch([opened("A-1")], base=None)])
-    stranger = SearchProjector(client, model.indices, other)
+    stranger = SearchProjector(client, model.indices, other, PLAIN)
     for partition in (0, 3):
         with pytest.raises(CannotProject, match=r"made from another log: cluster-1/account.events/topic-1"):
             stranger.checkpoint(partition)
@@ -269,7 +270,7 @@ def test_a_document_that_the_mapping_refuses_is_named(client: Breaking, model: S
         )
     finally:
         model.client.indices.delete_index_template(name=f"{model.indices.account_events}-old")
-    search = SearchProjector(client, model.indices, SOURCE)
+    search = SearchProjector(client, model.indices, SOURCE, PLAIN)
     search.checkpoint(3)
     with pytest.raises(CannotProject, match=rf"document A-1/1 of index {index} \(partition 3, offset 0\): strict_dyn"):
         search.apply([batch([opened("A-1")], base=None, partition=3)])
@@ -278,7 +279,7 @@ def test_a_document_that_the_mapping_refuses_is_named(client: Breaking, model: S
 def test_without_its_template_no_index_is_made(client: Breaking, new_connections: Callable[[], Connections]) -> None:
     indices = new_connections().indices
     with pytest.raises(CannotProject, match=rf"no index template for {indices.accounts}-\*.*`daybook deploy apply`"):
-        SearchProjector(client, indices, SOURCE).checkpoint(0)
+        SearchProjector(client, indices, SOURCE, PLAIN).checkpoint(0)
     assert not client.indices.exists(index=f"{indices.accounts}*", allow_no_indices=False)
 
 
@@ -359,7 +360,7 @@ def test_a_server_that_is_down_can_be_waited_for(model: SearchModel) -> None:
         connect({"hosts": "http://127.0.0.1:1", "max_retries": 0}) as nobody,
         pytest.raises(SinkUnavailable, match="Elasticsearch: "),
     ):
-        SearchProjector(nobody, model.indices, SOURCE).checkpoint(0)
+        SearchProjector(nobody, model.indices, SOURCE, PLAIN).checkpoint(0)
 
 
 def test_a_checkpoint_that_is_no_offset_is_named(search: SearchProjector, model: SearchModel) -> None:
@@ -397,7 +398,7 @@ def test_whatever_happens_elasticsearch_ends_as_a_plain_fold_of_the_log(
     client.bulks = Breaking.bulks
 
     def projector() -> SearchProjector:
-        return SearchProjector(client, model.indices, SOURCE, chunk_bytes=chunk_bytes, remembered_accounts=2)
+        return SearchProjector(client, model.indices, SOURCE, PLAIN, chunk_bytes=chunk_bytes, remembered_accounts=2)
 
     def documents(alias: str) -> list[dict[str, Any]]:
         index = model.concrete(alias)
@@ -437,7 +438,7 @@ def test_whatever_happens_elasticsearch_ends_as_a_plain_fold_of_the_log(
                 search = projector()
                 at = search.checkpoint(0)
             case "zombie":
-                other = SearchProjector(model.client, model.indices, SOURCE)
+                other = SearchProjector(model.client, model.indices, SOURCE, PLAIN)
                 stands = other.checkpoint(0)
                 other.apply([batch(log[stands or 0 : (stands or 0) + 3], base=stands)])
             case "break":

@@ -18,6 +18,7 @@ from projectors.source import Source
 from schemas.connections import Connections
 from schemas.events import AccountFrozen, RecordedEvent
 from schemas.readmodels import SEARCH_HOLD_ID
+from tests.holders import PLAIN
 from tests.recorded import batch, deposited, opened, recorded
 from tests.search_model import SearchModel, plain_documents
 
@@ -50,7 +51,7 @@ def client(ledger_connections: Connections) -> Iterator[Elasticsearch]:
 @pytest.fixture
 def live(client: Elasticsearch, model: SearchModel) -> SearchProjector:
     """The live model, which has `EVENTS`."""
-    live = SearchProjector(client, model.indices, SOURCE)
+    live = SearchProjector(client, model.indices, SOURCE, PLAIN)
     live.checkpoint(0)
     live.apply([batch(EVENTS, base=None)])
     return live
@@ -58,7 +59,7 @@ def live(client: Elasticsearch, model: SearchModel) -> SearchProjector:
 
 @pytest.fixture
 def rebuild(client: Elasticsearch, model: SearchModel, live: SearchProjector) -> SearchRebuild:
-    return SearchRebuild(client, model.indices, SOURCE)
+    return SearchRebuild(client, model.indices, SOURCE, PLAIN)
 
 
 def fill(rebuild: SearchRebuild, events: list[RecordedEvent]) -> None:
@@ -167,6 +168,22 @@ def test_a_live_model_that_goes_on_is_told_from_one_that_is_wrong(
     assert (compared.differing, compared.moving) == (0, set())
 
 
+def test_a_holder_who_is_erased_meanwhile_is_compared_again_and_one_who_was_not_differs(
+    model: SearchModel, rebuild: SearchRebuild
+) -> None:
+    rebuild.begin("code-1")
+    fill(rebuild, EVENTS)
+    # As the live model has it that was told, by the missing key, before the event of the erasure.
+    erased = {"holder_name": "[erased]", "holder_erased": True}
+    model.client.update(index=model.concrete(model.indices.accounts), id="A-1", doc=erased)
+    compared = rebuild.compare(None, no_tell)
+    assert (compared.differing, compared.moving) == (0, {"A-1"})
+    # Had the event come, the copy would have it as well.
+    compared = rebuild.compare(compared.moving, no_tell)
+    assert [str(example.live) for example in compared.examples] == ["holder_erased True, holder_name [erased]"]
+    assert (compared.differing, compared.moving) == (1, set())
+
+
 def test_a_held_model_waits_until_it_is_released_by_who_holds_it(
     client: Elasticsearch, model: SearchModel, live: SearchProjector, rebuild: SearchRebuild
 ) -> None:
@@ -177,7 +194,7 @@ def test_a_held_model_waits_until_it_is_released_by_who_holds_it(
     rebuild.hold()
     with pytest.raises(SinkUnavailable, match="held"):
         live.apply([batch(LATER, base=10)])
-    SearchRebuild(client, model.indices, SOURCE).release()
+    SearchRebuild(client, model.indices, SOURCE, PLAIN).release()
     with pytest.raises(SinkUnavailable, match="held"):
         live.apply([batch(LATER, base=10)])
     rebuild.release()

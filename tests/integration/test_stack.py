@@ -100,6 +100,7 @@ def test_all_is_ready_and_env_says_where(own: Stack) -> None:
         "DAYBOOK_ICEBERG_WAREHOUSE": f"file://{own.folder.root}/warehouse",
         "DAYBOOK_AUDIT_KEY_FILE": f"{own.folder.root}/audit/audit.pem",
         "DAYBOOK_AUDIT_PUBLIC_KEY_FILE": f"{own.folder.root}/audit/audit.pem.pub",
+        "DAYBOOK_KEK_FILE": f"{own.folder.root}/kek",
     }
     # A process finds the same in the file, whatever the folder's name has in it.
     assert Connections(_env_file=own.folder.env).iceberg_warehouse == own.env()["DAYBOOK_ICEBERG_WAREHOUSE"]

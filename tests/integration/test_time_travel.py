@@ -39,6 +39,7 @@ from schemas.topics import partition_of
 from tests.conftest import PARTITIONS
 from tests.event_log import Log
 from tests.histories import drawn, states
+from tests.holders import PLAIN
 from tests.processes import environment
 from tests.recorded import START, completed, opened, recorded, sent
 from tests.unit.test_fold import is_state
@@ -52,7 +53,7 @@ class Index:
         self.server = Elasticsearch(**connections.elasticsearch(), request_timeout=30)
         with AdminClient(connections.kafka()) as admin:
             source = identify(admin, connections.topics.events)
-        self._projector = SearchProjector(self.server, connections.indices, source)
+        self._projector = SearchProjector(self.server, connections.indices, source, PLAIN)
         self._stands = {partition: self._projector.checkpoint(partition) for partition in range(PARTITIONS)}
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from schemas.commands import (
     CloseAccount,
     CompleteTransfer,
     Deposit,
+    EraseHolder,
     Freeze,
     OpenAccount,
     ReceiveTransfer,
@@ -102,6 +103,12 @@ class Common(TypedDict, total=False):
     reason: str | None
 
 
+class OfClients(Common, total=False):
+    """What a client may say besides."""
+
+    reason_is_personal: bool
+
+
 def _common(said: Common) -> Common:
     defaults: Common = {
         "command_id": "11111111-2222-4333-8444-555555555555",
@@ -117,7 +124,7 @@ def open_account(
     holder_name: str = "Ada",
     holder_email: str | None = None,
     overdraft_limit_minor: int = 0,
-    **common: Unpack[Common],
+    **common: Unpack[OfClients],
 ) -> OpenAccount:
     return OpenAccount(
         currency=currency,
@@ -128,39 +135,43 @@ def open_account(
     )
 
 
-def deposit(amount_minor: int = 100, currency: str = "EUR", **common: Unpack[Common]) -> Deposit:
+def deposit(amount_minor: int = 100, currency: str = "EUR", **common: Unpack[OfClients]) -> Deposit:
     return Deposit(amount_minor=amount_minor, currency=currency, **_common(common))
 
 
-def withdraw(amount_minor: int = 100, currency: str = "EUR", **common: Unpack[Common]) -> Withdraw:
+def withdraw(amount_minor: int = 100, currency: str = "EUR", **common: Unpack[OfClients]) -> Withdraw:
     return Withdraw(amount_minor=amount_minor, currency=currency, **_common(common))
 
 
 def refund(
-    withdrawal_sequence: int, amount_minor: int = 100, currency: str = "EUR", **common: Unpack[Common]
+    withdrawal_sequence: int, amount_minor: int = 100, currency: str = "EUR", **common: Unpack[OfClients]
 ) -> Refund:
     return Refund(
         amount_minor=amount_minor, currency=currency, withdrawal_sequence=withdrawal_sequence, **_common(common)
     )
 
 
-def set_overdraft_limit(limit_minor: int = 100, currency: str = "EUR", **common: Unpack[Common]) -> SetOverdraftLimit:
+def set_overdraft_limit(
+    limit_minor: int = 100, currency: str = "EUR", **common: Unpack[OfClients]
+) -> SetOverdraftLimit:
     return SetOverdraftLimit(limit_minor=limit_minor, currency=currency, **_common(common))
 
 
-def change_holder(holder_name: str = "Ada", holder_email: str | None = None, **common: Unpack[Common]) -> ChangeHolder:
+def change_holder(
+    holder_name: str = "Ada", holder_email: str | None = None, **common: Unpack[OfClients]
+) -> ChangeHolder:
     return ChangeHolder(holder_name=holder_name, holder_email=holder_email, **_common(common))
 
 
-def freeze(cause: FreezeCause = FreezeCause.UNSPECIFIED, **common: Unpack[Common]) -> Freeze:
+def freeze(cause: FreezeCause = FreezeCause.UNSPECIFIED, **common: Unpack[OfClients]) -> Freeze:
     return Freeze(cause=cause, **_common(common))
 
 
-def unfreeze(**common: Unpack[Common]) -> Unfreeze:
+def unfreeze(**common: Unpack[OfClients]) -> Unfreeze:
     return Unfreeze(**_common(common))
 
 
-def close_account(payout_reference: str | None = None, **common: Unpack[Common]) -> CloseAccount:
+def close_account(payout_reference: str | None = None, **common: Unpack[OfClients]) -> CloseAccount:
     return CloseAccount(payout_reference=payout_reference, **_common(common))
 
 
@@ -169,7 +180,7 @@ def transfer(
     currency: str = "EUR",
     to_account_id: str = OTHER,
     transfer_id: str = TRANSFER_ID,
-    **common: Unpack[Common],
+    **common: Unpack[OfClients],
 ) -> Transfer:
     return Transfer(
         transfer_id=transfer_id,
@@ -178,6 +189,10 @@ def transfer(
         currency=currency,
         **_common(common),
     )
+
+
+def erase_holder(**common: Unpack[Common]) -> EraseHolder:
+    return EraseHolder(**_common(common))
 
 
 def receive(

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, Final
 
+import pytest
+
+from command_service import keys
+from command_service.keys import SubjectKeys
 from command_service.packing import Packing
+from schemas import keyring, sealing
 from schemas.alerts import WITHDRAWAL_COUNT, Alert, alert_id
 from schemas.codec import Codec
 from schemas.commands import FOLLOW_UP_TYPES, CommandReply, CommandStatus
 from schemas.events import CHAIN_START
+from schemas.keyring import KeyRing
+from schemas.keys import DATA_KEY_BYTES
 from schemas.topics import Topics
 from tests.unit.given import NOW, deposit, deposited
 from tests.unit.memory_registry import MemoryRegistry
@@ -25,10 +35,29 @@ def codec_of(registry: MemoryRegistry) -> Codec:
     codec.look_up_replies(TOPICS.replies)
     codec.look_up_alerts(TOPICS.alerts)
     codec.look_up_snapshots(TOPICS.snapshots)
+    codec.look_up_keys(TOPICS.subject_keys)
     return codec
 
 
 CODEC: Final = codec_of(REGISTRY)
+
+KEEPER: Final = KeyRing({"kek-1": bytes(range(32))}, "the test")
+
+
+def no_keys() -> SubjectKeys:
+    """The keys of a partition without any accounts."""
+    return SubjectKeys(CODEC, KEEPER)
+
+
+@contextmanager
+def sealing_alike() -> Iterator[None]:
+    """While it lasts, sealing the same text in the same event gives the same: nothing random is drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sealing, "os", SimpleNamespace(urandom=bytes))
+        patch.setattr(keyring, "os", SimpleNamespace(urandom=bytes))
+        patch.setattr(keys, "new_data_key", lambda: bytes(DATA_KEY_BYTES))
+        yield
+
 
 PACKING: Final = Packing(CODEC, b"\x01\x02\x03\x04\x05\x06\x07\x08", "topic-1")
 

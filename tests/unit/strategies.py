@@ -17,8 +17,10 @@ from schemas.commands import (
     CommandStatus,
     CompleteTransfer,
     Deposit,
+    EraseHolder,
     FollowUp,
     Freeze,
+    FromClient,
     OpenAccount,
     ReceiveTransfer,
     Refund,
@@ -40,6 +42,7 @@ ANY_UUIDS: Final = st.integers(0, 2**128 - 1).map(lambda number: str(UUID(int=nu
 _BY_ANNOTATION: Final[dict[Any, st.SearchStrategy[Any]]] = {
     str: TEXTS,
     int: LONGS,
+    bool: st.booleans(),
     str | None: st.none() | TEXTS,
     int | None: st.none() | LONGS,
     FreezeCause: st.sampled_from(FreezeCause),
@@ -95,12 +98,14 @@ _COMMON: Final = {
     "expected_version": _mostly(st.none(), 100, 0, 1, 2, 3, 4, 5),
     "correlation_id": _mostly(st.none(), 60, "x" * 201),
     "effective_at": _mostly(st.none(), 60, NOW, NOW + 1, 0, INT64_MIN),
-    "reason": st.none(),
+    "reason": _mostly(st.none(), 3, "Ada asked for it"),
 }
+_OF_CLIENTS: Final = {"reason_is_personal": _mostly(st.just(False), 3, True)}
 
 
 def _meeting(record_type: type[AnyCommand], **own: st.SearchStrategy[Any]) -> st.SearchStrategy[AnyCommand]:
-    return st.fixed_dictionaries(_COMMON | own).map(lambda drawn: record_type(**drawn))
+    said = _COMMON | _OF_CLIENTS if issubclass(record_type, FromClient) else _COMMON
+    return st.fixed_dictionaries(said | own).map(lambda drawn: record_type(**drawn))
 
 
 _DEPOSITS: Final = _meeting(Deposit, amount_minor=_AMOUNTS, currency=_CURRENCIES)
@@ -149,6 +154,7 @@ _OTHERS: Final = st.one_of(
         OpenAccount, currency=_CURRENCIES, holder_name=_NAMES, holder_email=st.none(), overdraft_limit_minor=_LIMITS
     ),
     _meeting(ChangeHolder, holder_name=_NAMES, holder_email=st.none()),
+    _meeting(EraseHolder),
     _meeting(Freeze, cause=st.sampled_from(FreezeCause)),
     _meeting(Unfreeze),
     _meeting(CloseAccount, payout_reference=_mostly(st.none(), 20, "SEPA 7", "x" * 201)),

@@ -29,6 +29,7 @@ from deploy.access.principals import (
     PROJECTOR_BALANCES,
     PROJECTOR_SEARCH,
     PROJECTORS,
+    READ_HOLDERS,
     SCRAM_PRINCIPALS,
 )
 from deploy.differences import DenyingAcl, MissingCredential, MissingRights, UnwantedRights, WrongCredential
@@ -51,31 +52,45 @@ def writers(topic: str) -> set[str]:
 
 
 def test_the_command_service_alone_writes_what_it_decides() -> None:
-    for topic in (TOPICS.events, TOPICS.followups, TOPICS.snapshots, TOPICS.replies, TOPICS.parked):
+    for topic in (TOPICS.events, TOPICS.followups, TOPICS.snapshots, TOPICS.replies):
         assert writers(topic) == {COMMAND_SERVICE}, topic
+    # A note that parked records were deleted by an erasure.
+    assert writers(TOPICS.parked) == {COMMAND_SERVICE, OPERATOR}
     assert writers(TOPICS.checkpoints) == {AUDITOR}
     assert writers(TOPICS.commands) == {COMMAND_SERVICE, CLIENT, OPERATOR}
 
 
-def test_nobody_may_change_or_delete_anything() -> None:
+def test_who_reads_holders_may_read_their_keys_and_the_command_service_alone_writes_them() -> None:
+    rights = {(acl.principal, acl.operation) for acl in wanted_acls(TOPICS) if acl.name == TOPICS.subject_keys}
+    readers = {principal for principal, operation in rights if operation == "read"}
+    assert readers == set(READ_HOLDERS) == {COMMAND_SERVICE, PROJECTOR_SEARCH, OPERATOR}
+    # Anybody else could put a key back behind its tombstone, which would undo an erasure.
+    assert writers(TOPICS.subject_keys) == {COMMAND_SERVICE}
+
+
+def test_nobody_may_change_or_delete_anything_but_what_an_erasure_deletes() -> None:
     harmless = {"read", "write", "describe", "describe_configs", "create"}
-    assert {acl.operation for acl in wanted_acls(TOPICS)} <= harmless
+    harmful = {acl for acl in wanted_acls(TOPICS) if acl.operation not in harmless}
+    assert harmful == {Acl(OPERATOR, "delete", "topic", name) for name in (TOPICS.commands, TOPICS.parked)}
     assert all(acl.allows and acl.name != EVERYBODY for acl in wanted_acls(TOPICS))
-    assert {acl.resource for acl in wanted_acls(TOPICS)} == {"topic", "group", "transactional_id"}
+    assert {acl.resource for acl in wanted_acls(TOPICS)} == {"topic", "group", "transactional_id", "cluster"}
+    of_all = {(acl.principal, acl.operation) for acl in wanted_acls(TOPICS) if acl.resource == "cluster"}
+    assert of_all == {(OPERATOR, "describe_configs")}
     assert not {acl for acl in wanted_acls(TOPICS) if acl.principal in (ADMIN, BROKER, EVERYBODY)}
 
 
 def test_a_ledgers_rights_are_to_its_own_names() -> None:
-    own = {acl for acl in wanted_acls(Topics("eu")) if acl.principal != "registry"}
+    own = {acl for acl in wanted_acls(Topics("eu")) if acl.principal != "registry" and acl.resource != "cluster"}
     assert own
     assert all(acl.name.startswith("eu.") for acl in own)
 
 
-def test_projectors_only_read_events() -> None:
+def test_projectors_only_read_events_and_the_search_projector_keys_of_holders() -> None:
     for principal in PROJECTORS[:-1]:
         mine = {(acl.operation, acl.name) for acl in wanted_acls(TOPICS) if acl.principal == principal}
         group = f"daybook.projector.{principal.removeprefix('projector-')}"
-        assert mine == {("read", TOPICS.events), ("read", group), ("read", f"{group}.rebuild")}
+        keys = {("read", TOPICS.subject_keys)} if principal == PROJECTOR_SEARCH else set()
+        assert mine == {("read", TOPICS.events), ("read", group), ("read", f"{group}.rebuild"), *keys}
 
 
 def test_nothing_differs_where_all_rights_are_there() -> None:

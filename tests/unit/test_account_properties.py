@@ -4,14 +4,17 @@ from dataclasses import dataclass, field
 
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from command_service.domain.account import Account, Status, decide, evolve
 from command_service.domain.refusals import Code, Rejection
 from schemas.commands import (
     AnyCommand,
+    ChangeHolder,
     CloseAccount,
     CompleteTransfer,
     Deposit,
+    EraseHolder,
     FollowUp,
     OpenAccount,
     ReceiveTransfer,
@@ -23,6 +26,7 @@ from schemas.commands import (
 )
 from schemas.events import (
     Event,
+    HolderErased,
     MoneyDeposited,
     MoneyRefunded,
     MoneyWithdrawn,
@@ -32,14 +36,18 @@ from schemas.events import (
     TransferSent,
 )
 from schemas.money import EXPONENTS, INT64_MAX, INT64_MIN
-from tests.unit.given import ACCOUNT, NOW, fold, open_account
+from tests.unit.given import ACCOUNT, NOW, close_account, erase_holder, fold, open_account
 from tests.unit.strategies import ANY_COMMAND, MEETING_COMMANDS
+
+# Rare among the others, and there is something to be seen after them.
+AFTER_OPENING: list[list[AnyCommand]] = [[], [], [], [erase_holder()], [erase_holder()], [close_account()]]
 
 HISTORIES = st.tuples(
     st.integers(0, 60).map(lambda limit: open_account(overdraft_limit_minor=limit)),
+    st.sampled_from(AFTER_OPENING),
     # Short lists are all that is drawn by default, and on them little happens.
     st.lists(MEETING_COMMANDS, min_size=12, max_size=40),
-).map(lambda drawn: [drawn[0], *drawn[1]])
+).map(lambda drawn: [drawn[0], *drawn[1], *drawn[2]])
 
 AFTER_THE_TRANSFER_ID = list(Code)[list(Code).index(Code.TRANSFER_ID_REUSED) :]
 OF_FOLLOW_UPS = (
@@ -129,6 +137,27 @@ def test_a_command_given_twice_changes_nothing_the_second_time_unless_it_moves_m
             assert isinstance(again, Rejection) or not again
 
 
+@given(HISTORIES, st.integers(1, 10))
+def test_once_a_holder_is_erased_nothing_personal_is_kept_and_money_moves_as_before(
+    commands: list[AnyCommand], at: int
+) -> None:
+    state: Account | None = None
+    for number, command in enumerate(commands):
+        if number == at and state is not None:
+            state = evolve(state, HolderErased())
+        decision = decide(state, command, NOW)
+        if state is not None and state.holder_erased and not isinstance(command, EraseHolder):
+            if says_something_personal(command):
+                assert isinstance(decision, Rejection) or not decision
+            else:
+                assert decision == decide(replace(state, holder_erased=False, holder_name="Ada"), command, NOW)
+                event(f"{type(command).__name__} as before")
+        for happened in () if isinstance(decision, Rejection) else decision:
+            state = evolve(state, happened)
+        if state is not None and state.holder_erased:
+            assert (state.holder_name, state.holder_email) == ("[erased]", None)
+
+
 @given(st.lists(MEETING_COMMANDS | ANY_COMMAND, max_size=10), st.integers(INT64_MIN, INT64_MAX))
 def test_any_command_that_can_be_decoded_is_decided(commands: list[AnyCommand], now: int) -> None:
     state: Account | None = None
@@ -214,8 +243,10 @@ def applies_to_account(code: Code, state: Account, command: AnyCommand) -> bool:
     match code:
         case Code.ACCOUNT_CLOSED:
             return state.status is Status.CLOSED and not isinstance(
-                command, CloseAccount | CompleteTransfer | ReturnTransfer
+                command, CloseAccount | CompleteTransfer | ReturnTransfer | EraseHolder
             )
+        case Code.HOLDER_ERASED:
+            return state.holder_erased and says_something_personal(command)
         case Code.CURRENCY_MISMATCH:
             return moves and getattr(command, "currency", None) != state.currency
         case Code.ACCOUNT_FROZEN:
@@ -240,6 +271,13 @@ def applies_to_account(code: Code, state: Account, command: AnyCommand) -> bool:
             return False  # They take more events than are drawn here; `test_refusals` has them.
         case _:
             raise AssertionError(f"{code} is not about an account")
+
+
+def says_something_personal(command: AnyCommand) -> bool:
+    of_the_holder = isinstance(command, OpenAccount | ChangeHolder)
+    paid_to = getattr(command, "payout_reference", None)
+    reason = command.reason if getattr(command, "reason_is_personal", False) else None
+    return of_the_holder or paid_to is not None or reason is not None
 
 
 def sent_before(state: Account, command: AnyCommand) -> bool | None:

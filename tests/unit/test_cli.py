@@ -110,6 +110,7 @@ def test_what_is_no_amount_is_wrong_usage_and_explained(
         (["open", "A-1", "EUR"], "Missing option '--holder'"),
         (["open", "A-1", "EUR", "--holder", "Ada", "--overdraft", "5 USD"], "is in USD, but the account in EUR"),
         (["deposit", "A-1", "5 EUR", "--command-id", "x"], "--command-id"),
+        (["deposit", "A-1", "5 EUR", "--personal-reason"], "it says what --reason is: give that too"),
         (["deposit", "A-1", "5 EUR", "--effective-at", "yesterday"], '"yesterday" is not a moment'),
         (["top", "EURO"], '"EURO" is not a currency'),
         (["search", "--currency", "EURO"], '"EURO" is not a currency'),

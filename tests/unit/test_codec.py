@@ -20,6 +20,7 @@ from schemas.alerts import Alert
 from schemas.codec import HEADER_BYTES, Codec, Undecodable
 from schemas.commands import AnyCommand, CommandReply
 from schemas.events import Event, RecordedEvent
+from schemas.keys import SubjectKey
 from schemas.registry import RegistryUnavailable, SchemaNotRegistered
 from tests.unit.given import NOW, deposit
 from tests.unit.known_records import (
@@ -69,6 +70,15 @@ class TestRoundTrips:
         assert CODEC.decode_event(value) == wanted
         assert CODEC.decode_event(value, previous=previous) == wanted
 
+    def test_a_subjects_key(self) -> None:
+        key = SubjectKey(subject_id="A-1", kek_id="kek-1", wrapped=bytes(range(60)), created_at=NOW)
+        assert CODEC.decode_key(CODEC.encode_key(key)) == key
+
+    def test_an_alert_is_no_key(self) -> None:
+        with pytest.raises(Undecodable, match=r"daybook\.account\.Alert is not a subject's key") as failed:
+            CODEC.decode_key(ALERT_BYTES)
+        assert failed.value.reason == "not_a_key"
+
     def test_an_event_knows_its_type(self) -> None:
         assert CODEC.decode_event(EVENT_BYTES).type_name == "MoneyDeposited"
 
@@ -80,14 +90,19 @@ class TestWithoutOurCode:
     """The `.avsc` files and any Avro library are enough to read and to write."""
 
     @staticmethod
-    def schema(name: str) -> Any:
-        return parse_schema(json.loads((FOLDER / f"{name}.v1.avsc").read_text(encoding="utf-8")))
+    def files(name: str) -> list[Path]:
+        """Those of a record, from its first version to its newest."""
+        return sorted(FOLDER.glob(f"{name}.v*.avsc"), key=lambda file: int(file.stem.rpartition(".v")[2]))
+
+    @staticmethod
+    def schema(file: Path) -> Any:
+        return parse_schema(json.loads(file.read_text(encoding="utf-8")))
 
     def read(self, name: str, value: bytes) -> dict[str, Any]:
         assert value[0] == 0
         assert json.loads(REGISTRY.schema(int.from_bytes(value[1:5], "big")))["name"] == name
         data = io.BytesIO(value[5:])
-        record = schemaless_reader(data, self.schema(name), None)
+        record = schemaless_reader(data, self.schema(self.files(name)[-1]), None)
         assert isinstance(record, dict)
         assert data.read() == b""
         return record
@@ -113,9 +128,11 @@ class TestWithoutOurCode:
         assert (record["status"], record["code"], record["sequence"]) == ("REJECTED", "insufficient_funds", 7)
         assert record["command_id"] == UUID(REPLY.command_id)
 
-    def test_a_command_is_written(self) -> None:
+    @pytest.mark.parametrize("file", files("Deposit"), ids=lambda file: file.stem)
+    def test_a_command_is_written(self, file: Path) -> None:
+        registry = MemoryRegistry()
         out = io.BytesIO()
-        out.write(COMMAND_BYTES[:HEADER_BYTES])
+        out.write(b"\0" + registry.register("x", file.read_text(encoding="utf-8")).to_bytes(4, "big"))
         record = {
             "command_id": UUID(COMMAND.command_id),
             "account_id": "acc-1",
@@ -124,8 +141,13 @@ class TestWithoutOurCode:
             "amount_minor": 5,
             "currency": "EUR",
         }
-        schemaless_writer(out, self.schema("Deposit"), record)
-        assert CODEC.decode_command(out.getvalue()) == deposit(5)
+        schemaless_writer(out, self.schema(file), record)
+        assert Codec(registry).decode_command(out.getvalue()) == deposit(5)
+
+    def test_a_personal_reason_is_written(self) -> None:
+        command = deposit(5, reason="she asked", reason_is_personal=True)
+        record = self.read("Deposit", CODEC.encode_command(command))
+        assert (record["reason"], record["reason_is_personal"]) == ("she asked", True)
 
 
 class TestWhatIsNoRecord:

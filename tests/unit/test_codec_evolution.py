@@ -13,14 +13,17 @@ from fastavro import parse_schema, schemaless_writer
 from fastavro.schema import to_parsing_canonical_form
 
 from schemas.codec import ChainBroken, Codec, Undecodable
+from schemas.commands import CLIENT_COMMAND_TYPES, FromClient
 from schemas.events import CHAIN_START
-from schemas.released import newest
+from schemas.released import ReleasedSchema, newest, record_name, released
+from schemas.samples import samples
 from tests.unit.given import ACCOUNT, NOW, created, open_account
 from tests.unit.known_records import COMMON
 from tests.unit.memory_registry import MemoryRegistry
 
 OPEN_ACCOUNT: Final = "daybook.account.command.OpenAccount"
 ACCOUNT_CREATED: Final = "daybook.account.event.AccountCreated"
+OF_CLIENTS: Final = {record_name(each) for each in CLIENT_COMMAND_TYPES if issubclass(each, FromClient)}
 
 Schema = dict[str, Any]
 Change = Callable[[Schema], Schema]
@@ -46,17 +49,22 @@ def with_more(schema: Schema) -> Schema:
 
 
 def own_reversed(schema: Schema) -> Schema:
-    return {**schema, "fields": [*schema["fields"][:-4], *reversed(schema["fields"][-4:])]}
+    fields = schema["fields"]
+    at = [f["name"] for f in fields].index("currency")
+    return {**schema, "fields": [*fields[:at], *reversed(fields[at:])]}
 
 
-def with_smaller_limit(schema: Schema) -> Schema:
-    *others, limit = schema["fields"]
-    return {**schema, "fields": [*others, {**limit, "type": "int"}]}
+def with_limit(limit: Schema) -> Change:
+    return lambda schema: {
+        **schema,
+        "fields": [
+            f if f["name"] != "overdraft_limit_minor" else {"name": f["name"], **limit} for f in schema["fields"]
+        ],
+    }
 
 
-def with_limit_as_text(schema: Schema) -> Schema:
-    *others, limit = schema["fields"]
-    return {**schema, "fields": [*others, {"name": limit["name"], "type": "string"}]}
+with_smaller_limit: Final = with_limit({"type": "int", "default": 0})
+with_limit_as_text: Final = with_limit({"type": "string"})
 
 
 def released_as(name: str, change: Change) -> tuple[Codec, Schema, bytes]:
@@ -106,6 +114,21 @@ def test_an_event_of_a_compatible_version_is_read_and_verified(change: Change, m
     assert recorded.chain_hash == chain_hash
     with pytest.raises(ChainBroken):
         codec.decode_event(header + unchained, previous=CHAIN_START)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [s for s in released() if s.name in OF_CLIENTS and '"reason_is_personal"' not in s.text],
+    ids=lambda schema: f"{schema.name.rpartition('.')[2]} v{schema.version}",
+)
+def test_a_reason_of_before_it_could_be_personal_is_not(schema: ReleasedSchema) -> None:
+    registry = MemoryRegistry()
+    header = b"\0" + registry.register("x", schema.text).to_bytes(4, "big")
+    for record in samples(json.loads(schema.text)):
+        command = Codec(registry).decode_command(header + written(json.loads(schema.text), record))
+        assert isinstance(command, FromClient)
+        assert not command.reason_is_personal
+        assert command.reason == record["reason"]
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from deploy.access.principals import (
 )
 from deploy.compose.certificates import Pair, new_authority, new_server
 from deploy.compose.secrets import derive, main, password_variable, passwords
+from schemas.keyring import KeyRing, add_key
 from tests.processes import connections_to
 
 SERVERS = ("kafka", "registry", "elasticsearch", "redis")
@@ -180,6 +181,29 @@ def test_the_auditor_alone_signs_and_whoever_verifies_has_the_public_key(made: P
     outside = dotenv_values(made / ".secrets/operator/env")
     assert Path(outside["DAYBOOK_AUDIT_PUBLIC_KEY_FILE"] or "").read_text() == public
     assert "DAYBOOK_AUDIT_KEY_FILE" not in outside
+
+
+def test_who_reads_holders_has_the_key_encryption_keys_and_nobody_else(made: Path) -> None:
+    keys = (made / ".secrets/keys/kek").read_text()
+    found = contents(made / ".secrets")
+    key = keys.splitlines()[-1].split()[1]
+    assert {name for name, text in found.items() if key in text} == {
+        *("keys/kek", "command-service/kek", "projector-search/kek", "daybook/kek", "operator/kek")
+    }
+    named = {folder: dotenv_values(made / ".secrets" / folder / "env").get("DAYBOOK_KEK_FILE") for folder in MAY_HOLD}
+    assert {folder for folder, file in named.items() if file} == {
+        *("command-service", "projector-search", "daybook", "operator")
+    }
+    assert named["command-service"] == "/run/daybook/kek"
+    assert KeyRing.read(Path(named["operator"] or "")).ids == KeyRing.read(made / ".secrets/keys/kek").ids
+
+
+def test_the_key_encryption_keys_are_kept_and_a_new_one_is_handed_on(made: Path) -> None:
+    kept = made / ".secrets/keys/kek"
+    (before,) = KeyRing.read(kept).ids
+    new = add_key(kept, datetime.now(UTC))
+    derive(made, passwords(made), {})
+    assert KeyRing.read(kept).ids == KeyRing.read(made / ".secrets/command-service/kek").ids == (new, before)
 
 
 def test_only_who_deploys_has_a_token_that_may_write_schemas(made: Path) -> None:

@@ -14,7 +14,7 @@ from daybook.parked import Parked, _parked, belongs_on
 from schemas.commands import AnyCommand
 from schemas.topics import Topics
 from tests.unit.given import NOW, complete, deposit, give_back, receive
-from tests.unit.known_records import PACKING, codec_of
+from tests.unit.known_records import PACKING, codec_of, no_keys
 from tests.unit.memory_registry import MemoryRegistry
 
 TOPICS = Topics("eu")
@@ -23,7 +23,7 @@ CODEC = codec_of(MemoryRegistry.deployed(Topics()))
 
 def parked(topic: str, value: bytes, *, headers: Headers | None = None) -> Parked:
     """What becomes of a record that the service cannot decide."""
-    state = PartitionState(Answers(capacity=10, window=3_600_000_000), PACKING)
+    state = PartitionState(Answers(capacity=10, window=3_600_000_000), PACKING, no_keys())
     outcomes = Outcomes()
     record = Message(topic=topic, partition=0, offset=7, key=b"acc-1", value=value, headers=headers or [])
     Handler(CODEC, TOPICS, 1, max_command_bytes=1024).handle(record, Overlay(state), NOW, outcomes)

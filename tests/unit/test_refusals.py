@@ -12,19 +12,21 @@ from command_service.domain.refusals import Code, Rejection
 from command_service.domain.transfers import Transfers
 from command_service.domain.withdrawals import Withdrawals
 from schemas.commands import CLIENT_COMMAND_TYPES, COMMAND_TYPES, FOLLOW_UP_TYPES, AnyCommand
-from schemas.events import AccountClosed, AccountFrozen, Event
+from schemas.events import AccountClosed, AccountFrozen, Event, HolderErased
 from schemas.money import INT64_MAX
 from tests.unit.given import (
     ACCOUNT,
     NOW,
     TRANSFER_ID,
     Common,
+    OfClients,
     change_holder,
     close_account,
     completed,
     created,
     deposit,
     deposited,
+    erase_holder,
     freeze,
     given,
     open_account,
@@ -49,6 +51,7 @@ NO_ACCOUNT: Final[History] = ()
 ACTIVE: Final[History] = (created(), deposited(100, 100), withdrawn(40, 60))
 FROZEN: Final[History] = (*ACTIVE, AccountFrozen())
 CLOSED: Final[History] = (created(), AccountClosed())
+ERASED: Final[History] = (*ACTIVE, HolderErased())
 FULL: Final[History] = (created(overdraft_limit_minor=9), withdrawn(9, -9), deposited(INT64_MAX, INT64_MAX - 9))
 FORGOTTEN: Final[History] = (
     created(overdraft_limit_minor=INT64_MAX),
@@ -77,7 +80,7 @@ NEW_ID: Final = "00000000-0000-4000-8000-000000000001"
 NO_UUIDS: Final = ("", "1", NEW_ID[1:], NEW_ID.replace("-", ""), f"{{{NEW_ID}}}", f"{NEW_ID}\n", f"urn:uuid:{NEW_ID}")
 
 
-def movements(currency: str, **common: Unpack[Common]) -> tuple[AnyCommand, ...]:
+def movements(currency: str, **common: Unpack[OfClients]) -> tuple[AnyCommand, ...]:
     """The commands on an existing account that name a currency."""
     return (
         deposit(1, currency, **common),
@@ -88,10 +91,15 @@ def movements(currency: str, **common: Unpack[Common]) -> tuple[AnyCommand, ...]
     )
 
 
-def to_an_account(**common: Unpack[Common]) -> tuple[AnyCommand, ...]:
-    """Every command of clients but the one that opens an account."""
+def with_a_reason(**common: Unpack[OfClients]) -> tuple[AnyCommand, ...]:
+    """The commands on an existing account whose reason may be personal."""
     others = change_holder("Grace", **common), freeze(**common), unfreeze(**common), close_account(**common)
     return (*movements("EUR", **common), *others)
+
+
+def to_an_account(**common: Unpack[Common]) -> tuple[AnyCommand, ...]:
+    """Every command of clients but the one that opens an account."""
+    return (*with_a_reason(**common), erase_holder(**common))
 
 
 def all_commands(**common: Unpack[Common]) -> tuple[AnyCommand, ...]:
@@ -136,6 +144,16 @@ def refusals() -> list[Case]:
         (Code.VERSION_CONFLICT, NO_ACCOUNT, open_account(expected_version=1)),
         *((Code.ACCOUNT_CLOSED, CLOSED, c) for c in (*movements("EUR"), change_holder("Grace"), freeze(), unfreeze())),
         (Code.ACCOUNT_CLOSED, CLOSED, receive()),
+        *(
+            (Code.HOLDER_ERASED, (*history, HolderErased()), c)
+            for history in (ACTIVE, FROZEN)
+            for c in (
+                *with_a_reason(reason="", reason_is_personal=True),
+                change_holder("Grace"),
+                close_account("SEPA 7"),
+            )
+        ),
+        *((Code.HOLDER_ERASED, ERASED, c) for c in (change_holder("Ada"), change_holder("[erased]"))),
         *((Code.CURRENCY_MISMATCH, ACTIVE, c) for c in (*movements("CZK"), receive(1, "CZK"))),
         *((Code.ACCOUNT_FROZEN, FROZEN, c) for c in (*movements("EUR"), close_account(), receive())),
         *((Code.WITHDRAWAL_NOT_FOUND, ACTIVE, refund(n)) for n in (-(2**63), -3, 0, 1, 2, 4, INT64_MAX)),
@@ -202,6 +220,7 @@ def test_texts_may_be_as_long_as_the_documentation_says() -> None:
         (ACTIVE, transfer(10_000), "100.00 EUR is more than the balance of 0.60 EUR and an overdraft of 0.00 EUR"),
         ((created(), deposited(5, 5), sent(5, 0, 5)), close_account(), "0.05 EUR of the account are in transit"),
         (FROZEN, receive(), f"account {ACCOUNT} is frozen"),
+        (ERASED, change_holder("Grace"), f"the holder of account {ACCOUNT} was erased"),
     ],
 )
 def test_a_refusal_says_what_was_wrong(history: History, command: AnyCommand, saying: str) -> None:
@@ -271,6 +290,18 @@ TOGETHER: Final[dict[tuple[Code, Code], tuple[tuple[History, AnyCommand], tuple[
         (ACTIVE, deposit(expected_version=7)),
     ),
     (Code.VERSION_CONFLICT, Code.ACCOUNT_CLOSED): ((CLOSED, deposit(expected_version=7)), (CLOSED, deposit())),
+    (Code.ACCOUNT_CLOSED, Code.HOLDER_ERASED): (
+        ((*CLOSED, HolderErased()), change_holder("Grace")),
+        (ERASED, change_holder("Grace")),
+    ),
+    (Code.HOLDER_ERASED, Code.CURRENCY_MISMATCH): (
+        (ERASED, deposit(1, "CZK", reason="for Ada", reason_is_personal=True)),
+        (ERASED, deposit(1, "CZK", reason="a gift")),
+    ),
+    (Code.HOLDER_ERASED, Code.ACCOUNT_FROZEN): (
+        ((*FROZEN, HolderErased()), close_account("SEPA 7")),
+        ((*FROZEN, HolderErased()), close_account()),
+    ),
     (Code.ACCOUNT_CLOSED, Code.CURRENCY_MISMATCH): ((CLOSED, deposit(1, "CZK")), (ACTIVE, deposit(1, "CZK"))),
     (Code.CURRENCY_MISMATCH, Code.ACCOUNT_FROZEN): ((FROZEN, deposit(1, "CZK")), (FROZEN, deposit(1))),
     (Code.ACCOUNT_FROZEN, Code.WITHDRAWAL_NOT_FOUND): ((FROZEN, refund(2)), (ACTIVE, refund(2))),

@@ -17,7 +17,7 @@ from daybook.evolution.corpus import RESULTS
 from daybook.evolution.gate import gate
 from schemas.events import FreezeCause
 from schemas.upcasters import UPCASTERS, Upcaster, Version
-from tests.unit.schema_copies import copied, problems, rehash, told
+from tests.unit.schema_copies import ROOT, copied, problems, rehash, told
 
 EVENT: Final = "daybook.account.event"
 OLD_LIMIT: Final = Version(f"{EVENT}.OverdraftLimitSet", 1)
@@ -37,6 +37,30 @@ def next_one(copy: Checkout, file: str, source: str, change: Callable[[Schema], 
     change(schema)
     (copy.schemas / file).write_text(json.dumps(schema), encoding="utf-8")
     rehash(copy)
+
+
+def newest(record: str) -> int:
+    """The number of a record's newest version."""
+    files = (ROOT / "schemas" / "account").glob(f"{record}.v*.avsc")
+    return max(int(file.stem.rpartition(".v")[2]) for file in files)
+
+
+def last(record: str) -> str:
+    """The file of a record's newest version."""
+    return f"{record}.v{newest(record)}.avsc"
+
+
+def following(record: str, ahead: int = 1) -> str:
+    """The file that the version after the newest will have, or one further on."""
+    return f"{record}.v{newest(record) + ahead}.avsc"
+
+
+CLOSED: Final = newest("AccountClosed")
+DEPOSITED: Final = newest("MoneyDeposited")
+FORWARD: Final = f"what v{DEPOSITED + 1} writes cannot be read as v{DEPOSITED}"
+BACKWARD: Final = f"what v{DEPOSITED} writes cannot be read as v{DEPOSITED + 1}"
+REPLY: Final = newest("CommandReply")
+CHANGED: Final = newest("HolderChanged")
 
 
 def with_field(**field: Any) -> Callable[[Schema], None]:
@@ -66,17 +90,17 @@ class TestWhatPasses:
         assert told(copy) == ""
 
     def test_a_field_with_a_default_but_for_its_golden_bytes(self, copy: Checkout) -> None:
-        next_one(copy, "AccountClosed.v3.avsc", "AccountClosed.v2.avsc", with_field(name="n", type="long", default=0))
+        next_one(copy, following("AccountClosed"), last("AccountClosed"), with_field(name="n", type="long", default=0))
         (only,) = problems(copy)
-        assert (only.where, only.what) == (f"{EVENT}.AccountClosed v3", "no golden bytes have it")
+        assert (only.where, only.what) == (f"{EVENT}.AccountClosed v{CLOSED + 1}", "no golden bytes have it")
 
     def test_a_change_of_meaning_within_a_name_by_an_upcaster(self, copy: Checkout) -> None:
         field = with_field(name="trimmed", type="boolean", default=True)
-        next_one(copy, "AccountClosed.v3.avsc", "AccountClosed.v2.avsc", field)
+        next_one(copy, following("AccountClosed"), last("AccountClosed"), field)
         name = f"{EVENT}.AccountClosed"
         trimmed = Upcaster(
-            Version(name, 2),
-            Version(name, 3),
+            Version(name, CLOSED),
+            Version(name, CLOSED + 1),
             lambda own: {"payout_reference": (own["payout_reference"] or "")[:9], "trimmed": True},
         )
         assert [p.what for p in problems(copy, [*UPCASTERS, trimmed])] == ["no golden bytes have it"]
@@ -99,7 +123,8 @@ class TestFiles:
         (copy.schemas / "AccountFrozen.v1.avsc").unlink()
         found = told(copy)
         assert "AccountFrozen.v1.avsc: it was released, and is gone" in found
-        assert "AccountFrozen: it has the versions 2, 3" in found
+        left = ", ".join(map(str, range(2, newest("AccountFrozen") + 1)))
+        assert f"AccountFrozen: it has the versions {left}. " in found
 
     def test_a_removed_schema_whose_hash_went_too(self, copy: Checkout) -> None:
         (copy.schemas / "OverdraftLimitSet.v1.avsc").unlink()
@@ -109,129 +134,141 @@ class TestFiles:
         assert "there is no daybook.account.event.OverdraftLimitSet v1" in found
 
     def test_a_schema_whose_hash_is_not_written_down(self, copy: Checkout) -> None:
-        shutil.copy(copy.schemas / "AccountClosed.v2.avsc", copy.schemas / "AccountClosed.v3.avsc")
-        assert f"AccountClosed.v3.avsc: its hash is not in {HASHES}" in told(copy)
+        file = following("AccountClosed")
+        shutil.copy(copy.schemas / last("AccountClosed"), copy.schemas / file)
+        assert f"{file}: its hash is not in {HASHES}" in told(copy)
 
     def test_a_default_that_does_not_fit(self, copy: Checkout) -> None:
-        next_one(copy, "HolderChanged.v2.avsc", "HolderChanged.v1.avsc", changed("holder_email", type="string"))
-        assert "HolderChanged.v2.avsc: it cannot be read as a record's schema: SchemaParseException Def" in told(copy)
+        next_one(copy, following("HolderChanged"), last("HolderChanged"), changed("holder_email", type="string"))
+        wrong = f"HolderChanged.v{CHANGED + 1}.avsc: it cannot be read as a record's schema: SchemaParseException Def"
+        assert wrong in told(copy)
 
     @pytest.mark.parametrize("text", ["{", "[]", '"long"', '{"type": "record", "name": "X"}'])
     def test_a_file_that_is_no_schema(self, copy: Checkout, text: str) -> None:
-        (copy.schemas / "Deposit.v2.avsc").write_text(text, encoding="utf-8")
-        assert "Deposit.v2.avsc: it cannot be read as a record's schema" in told(copy)
+        file = following("Deposit")
+        (copy.schemas / file).write_text(text, encoding="utf-8")
+        assert f"{file}: it cannot be read as a record's schema" in told(copy)
         # Golden bytes that cannot be read because of it are not what is wrong.
-        assert {problem.where for problem in problems(copy)} == {"Deposit.v2.avsc"}
+        assert {problem.where for problem in problems(copy)} == {file}
         assert len(gate(copy.schemas, copy.golden)[1]) == 1
 
     def test_a_file_with_another_records_name(self, copy: Checkout) -> None:
-        shutil.copy(copy.schemas / "Withdraw.v1.avsc", copy.schemas / "Deposit.v2.avsc")
-        assert "Deposit.v2.avsc: it has version 2 of daybook.account.command.Withdraw" in told(copy)
+        file, number = following("Deposit"), newest("Deposit") + 1
+        shutil.copy(copy.schemas / last("Withdraw"), copy.schemas / file)
+        assert f"{file}: it has version {number} of daybook.account.command.Withdraw" in told(copy)
 
 
 NEXT_VERSIONS: Final[list[tuple[str, str, Callable[[Schema], None], str]]] = [
     (
-        "AccountClosed.v3.avsc",
-        "AccountClosed.v2.avsc",
+        following("AccountClosed"),
+        last("AccountClosed"),
         with_field(name="teller", type="string"),
-        "what v1 writes cannot be read as v3: field teller is not in what was written, and has no default",
+        f"what v1 writes cannot be read as v{CLOSED + 1}: field teller is not in what was written, and has no default",
     ),
-    ("AccountClosed.v3.avsc", "AccountClosed.v1.avsc", lambda _: None, "against v2: field payout_reference is gone"),
     (
-        "MoneyDeposited.v2.avsc",
-        "MoneyDeposited.v1.avsc",
+        following("AccountClosed"),
+        last("AccountClosed"),
+        without("payout_reference"),
+        f"against v{CLOSED}: field payout_reference is gone",
+    ),
+    (
+        following("MoneyDeposited"),
+        last("MoneyDeposited"),
         without("balance_minor"),
-        "what v2 writes cannot be read as v1: field balance_minor is not in what was written, and has no default",
+        f"{FORWARD}: field balance_minor is not in what was written, and has no default",
     ),
     (
-        "AccountFrozen.v4.avsc",
-        "AccountFrozen.v3.avsc",
+        following("AccountFrozen"),
+        last("AccountFrozen"),
         causes("UNSPECIFIED", "CUSTOMER_REQUEST", "COURT_ORDER", "FRAUD_SUSPICION", default="UNSPECIFIED"),
-        "against v3: field cause has no symbol SANCTIONS any more",
+        f"against v{newest('AccountFrozen')}: field cause has no symbol SANCTIONS any more",
     ),
     (
-        "CommandReply.v2.avsc",
-        "CommandReply.v1.avsc",
+        following("CommandReply"),
+        last("CommandReply"),
         changed("status", type={"type": "enum", "name": "CommandStatus", "symbols": ["ACCEPTED", "REJECTED", "LATE"]}),
-        "what v2 writes cannot be read as v1: field status: symbol LATE is unknown, and the enum has no default",
+        f"what v{REPLY + 1} writes cannot be read as v{REPLY}: "
+        "field status: symbol LATE is unknown, and the enum has no default",
     ),
     (
-        "HolderChanged.v2.avsc",
-        "HolderChanged.v1.avsc",
+        following("HolderChanged"),
+        last("HolderChanged"),
         changed("holder_name", name="holder"),
-        "against v1: field holder_name is gone",
+        f"against v{CHANGED}: field holder_name is gone",
     ),
     (
-        "MoneyDeposited.v2.avsc",
-        "MoneyDeposited.v1.avsc",
+        following("MoneyDeposited"),
+        last("MoneyDeposited"),
         changed("amount_minor", type="string"),
-        "what v1 writes cannot be read as v2: field amount_minor: long cannot be read as string",
+        f"{BACKWARD}: field amount_minor: long cannot be read as string",
     ),
     (
-        "MoneyDeposited.v2.avsc",
-        "MoneyDeposited.v1.avsc",
+        following("MoneyDeposited"),
+        last("MoneyDeposited"),
         changed("amount_minor", type="int"),
-        "what v1 writes cannot be read as v2: field amount_minor: long cannot be read as int",
+        f"{BACKWARD}: field amount_minor: long cannot be read as int",
     ),
     (
-        "HolderChanged.v2.avsc",
-        "HolderChanged.v1.avsc",
+        following("HolderChanged"),
+        last("HolderChanged"),
         changed("holder_email", type="string", default=""),
         "field holder_email: null cannot be read as string",
     ),
     (
-        "AccountCreated.v2.avsc",
-        "AccountCreated.v1.avsc",
+        following("AccountCreated"),
+        last("AccountCreated"),
         changed("overdraft_limit_minor", default=100),
         "field overdraft_limit_minor had the default 0 and has the default 100: older records would be read otherwise",
     ),
     (
-        "AccountUnfrozen.v2.avsc",
-        "AccountUnfrozen.v1.avsc",
+        following("AccountUnfrozen"),
+        last("AccountUnfrozen"),
         changed("user_id", doc="Somebody."),
         "it does not begin with the fields of every event",
     ),
     (
-        "Deposit.v2.avsc",
-        "Deposit.v1.avsc",
+        following("Deposit"),
+        last("Deposit"),
         with_field(name="n", type="long", default=0, doc=""),
         "n of Deposit has no doc",
     ),
     (
-        "Deposit.v3.avsc",
-        "Deposit.v1.avsc",
+        following("Deposit", 2),
+        last("Deposit"),
         lambda _: None,
-        "daybook.account.command.Deposit: it has the versions 1, 3",
+        "daybook.account.command.Deposit: it has the versions "
+        + ", ".join(map(str, [*range(1, newest("Deposit") + 1), newest("Deposit") + 2])),
     ),
     (
-        "CommandReply.v2.avsc",
-        "CommandReply.v1.avsc",
+        following("CommandReply"),
+        last("CommandReply"),
         changed("decided_at", type={"type": "long", "logicalType": "timestamp-millis"}),
         "field decided_at was long (timestamp-micros) and is long (timestamp-millis): what is stored in it would be",
     ),
     (
-        "HolderChanged.v2.avsc",
-        "HolderChanged.v1.avsc",
+        following("HolderChanged"),
+        last("HolderChanged"),
         changed("holder_email", type=["null", "bytes"]),
         "field holder_email was string and is bytes: what is stored in it would be read otherwise",
     ),
     (
-        "AccountFrozen.v4.avsc",
-        "AccountFrozen.v3.avsc",
+        following("AccountFrozen"),
+        last("AccountFrozen"),
         causes(*FreezeCause, default="COURT_ORDER"),
         "an enum that read unknown symbols as UNSPECIFIED, and would read them as COURT_ORDER",
     ),
     (
-        "AccountClosed.v3.avsc",
-        "AccountClosed.v2.avsc",
+        following("AccountClosed"),
+        last("AccountClosed"),
         lambda _: None,
-        "AccountClosed v3: it is written just as v2 is, and no reader can tell the two apart",
+        f"AccountClosed v{CLOSED + 1}: it is written just as v{CLOSED} is, and no reader can tell the two apart",
     ),
     (
-        "AccountClosed.v3.avsc",
-        "AccountClosed.v2.avsc",
+        following("AccountClosed"),
+        last("AccountClosed"),
         with_field(name="parts", type={"type": "array", "items": "long"}, default=[]),
-        "AccountClosed v3: parts is nested, and no program reads a nested schema of a release after its own",
+        f"AccountClosed v{CLOSED + 1}: "
+        "parts is nested, and no program reads a nested schema of a release after its own",
     ),
     (
         "Note.v1.avsc",

@@ -13,8 +13,9 @@ from msgspec.structs import FieldInfo, fields
 
 from schemas.alerts import Alert
 from schemas.checkpoints import Checkpoint, PartitionTree
-from schemas.commands import COMMAND_TYPES, Command, CommandReply, CommandStatus
+from schemas.commands import COMMAND_TYPES, Command, CommandReply, CommandStatus, FromClient
 from schemas.events import EVENT_TYPES, FreezeCause, OverdraftLimitSet, RecordedEvent
+from schemas.keys import SubjectKey
 from schemas.released import current_name, event_type, is_command, is_event, newest, record_name, released
 from schemas.snapshots import SNAPSHOT_TYPES
 
@@ -24,6 +25,8 @@ RELEASED: Final = FOLDER / "released.sha256"
 
 COMMON_OF_EVENTS: Final = [f for f in fields(RecordedEvent) if f.name != "event"]
 COMMON_OF_COMMANDS: Final = list(fields(Command))
+# They came later, and a schema's new fields stand at its end.
+OF_CLIENTS: Final = [f for f in fields(FromClient) if f not in COMMON_OF_COMMANDS]
 
 # Their types have no default, though Avro has one for the sake of older readers: whoever writes them has to say them.
 ALWAYS_SAID: Final = {
@@ -33,9 +36,11 @@ ALWAYS_SAID: Final = {
     "AccountSnapshot.in_transit_minor",
     "AccountSnapshot.transfers_open",
     "AccountSnapshot.transfers_settled",
+    "AccountSnapshot.holder_erased",
 }
 
 AVRO_TYPES: Final[dict[Any, list[Any]]] = {
+    bool: ["boolean"],
     str: ["string", {"type": "string", "logicalType": "uuid"}],
     int: ["long", "int", {"type": "long", "logicalType": "timestamp-micros"}],
     str | None: [["null", "string"]],
@@ -65,10 +70,21 @@ def typed_fields(record_type: type) -> list[tuple[str, FieldInfo]]:
     """The fields that a record's schema should have, in order, each with the name of the type that declares it."""
     own = [(record_type.__name__, f) for f in fields(record_type)]
     common = [("RecordedEvent", f) for f in COMMON_OF_EVENTS]
+    if issubclass(record_type, FromClient):
+        later = [f.name for f in OF_CLIENTS]
+        return sorted(own, key=lambda field: field[1].name in later)
     return common + own if record_type in EVENT_TYPES else own
 
 
-RECORD_TYPES: Final[tuple[type, ...]] = (*COMMAND_TYPES, *EVENT_TYPES, *SNAPSHOT_TYPES, CommandReply, Alert, Checkpoint)
+RECORD_TYPES: Final[tuple[type, ...]] = (
+    *COMMAND_TYPES,
+    *EVENT_TYPES,
+    *SNAPSHOT_TYPES,
+    CommandReply,
+    Alert,
+    Checkpoint,
+    SubjectKey,
+)
 
 
 def test_there_is_one_record_for_every_type() -> None:

@@ -32,7 +32,7 @@ from schemas.events import CHAIN_START, EVENT_TYPES
 from schemas.snapshots import MARK_KEY
 from schemas.topics import partition_of
 from tests.unit.given import ACCOUNT, NOW
-from tests.unit.known_records import CODEC, PACKING, TOPICS
+from tests.unit.known_records import CODEC, PACKING, TOPICS, no_keys, sealing_alike
 from tests.unit.test_account_properties import HISTORIES
 from tests.wire import deposit, make, opening, transfer, withdrawal
 
@@ -75,10 +75,17 @@ class Service:
         return [(o.key, o.value) for o in self.written if o.topic == topic]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _sealing_alike() -> Iterator[None]:
+    with sealing_alike():
+        yield
+
+
 def new_state(bounds: Bounds = Bounds(), spill: SpillFolder | None = None, every: int = 0) -> PartitionState:  # noqa: B008
     return PartitionState(
         Answers(capacity=1_000, window=3_600_000_000),
         PACKING,
+        no_keys(),
         bounds,
         new_store=None if spill is None else spill.store,
         samples=Samples(PACKING, every) if every else None,

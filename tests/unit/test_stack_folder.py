@@ -2,6 +2,7 @@
 
 import base64
 import shutil
+import stat
 import subprocess
 import tempfile
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from deploy.stack.errors import NotRunningError, StackError
 from deploy.stack.folder import Folder, Settings, dotenv, reachable, variables_of
 from deploy.stack.processes import Identity
 from deploy.stack.stack import Stack, new_cluster_id
+from schemas.keyring import KeyRing
 
 SETTINGS = Settings(1, "cluster", {"redis": 16379})
 
@@ -24,6 +26,16 @@ def test_settings_are_kept(tmp_path: Path) -> None:
     assert folder.settings() is None
     folder.create(SETTINGS)
     assert folder.settings() == SETTINGS
+
+
+def test_a_folder_has_a_key_encryption_key_for_its_owner_alone_and_keeps_it(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "stack")
+    folder.create(SETTINGS)
+    made = folder.kek.read_bytes()
+    folder.create(SETTINGS)
+    assert folder.kek.read_bytes() == made
+    assert stat.S_IMODE(folder.kek.stat().st_mode) == 0o600
+    assert len(KeyRing.read(folder.kek).ids) == 1
 
 
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from schemas.telemetry import logs
 from schemas.telemetry.latencies import ISSUED_AT, issued_at
 from schemas.topics import Topics
 from tests.processes import Process
-from tests.unit.known_records import PACKING, codec_of
+from tests.unit.known_records import PACKING, codec_of, no_keys
 from tests.unit.memory_registry import MemoryRegistry
 from tests.wire import deposit, opening
 
@@ -120,7 +120,7 @@ def codec() -> Codec:
 
 def handle(codec: Codec, *values: bytes) -> Outcomes:
     handler, outcomes = Handler(codec, TOPICS, 1, max_command_bytes=2_000), Outcomes()
-    overlay = Overlay(PartitionState(Answers(capacity=1000, window=3_600_000_000), PACKING))
+    overlay = Overlay(PartitionState(Answers(capacity=1000, window=3_600_000_000), PACKING, no_keys()))
     for offset, value in enumerate(values):
         record = Message(topic=TOPICS.commands, partition=0, offset=offset, key=b"A-1", value=value)
         handler.handle(record, overlay, NOW_US, outcomes)

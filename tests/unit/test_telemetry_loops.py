@@ -20,6 +20,7 @@ from projectors.runner import Runner, consumer
 from schemas.codec import Codec
 from schemas.connections import Connections
 from schemas.topics import Topics
+from tests.unit.known_records import KEEPER
 from tests.unit.memory_registry import MemoryRegistry
 
 TOPICS = Topics()
@@ -100,7 +101,7 @@ def test_nothing_is_asked_between_taking_commands_and_the_groups_metadata(monkey
     monkeypatch.setattr(assignment, "Consumer", Recording)
     monkeypatch.setattr(Recording, "asked", [], raising=False)
     vitals = Vitals()
-    one = Assignment(NOWHERE, Settings(), Codec(MemoryRegistry.deployed(TOPICS)), threading.Event(), vitals)
+    one = Assignment(NOWHERE, Settings(), Codec(MemoryRegistry.deployed(TOPICS)), KEEPER, threading.Event(), vitals)
     with closing(one):
         vitals.brokers.on_error(KafkaError(KafkaError._ALL_BROKERS_DOWN, "all down"))
         one.take(10)

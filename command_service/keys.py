@@ -1,0 +1,201 @@
+"""The data keys of a partition's subjects: held, given, erased, wrapped anew.
+
+Partition i of the topic of keys belongs to whoever owns partition i of the accounts, so that nobody can write a key
+behind its tombstone. Keys are held as they stand on the topic, wrapped; they are part of the transactions, as events
+are.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from typing import Final
+
+from command_service.records import Outgoing
+from schemas.codec import Codec
+from schemas.keys import ECHO_S, LATER_KEY, KeyEncryption, SubjectKey, WrapBroken, rewrapped, unwrapped, wrapped
+from schemas.sealing import Sealer, new_data_key
+
+_log: Final = logging.getLogger(__name__)
+
+_REWRAPPED_AT_ONCE: Final = 500
+"""Keys wrapped anew in one transaction: some ten milliseconds' work."""
+
+Undo = Callable[[], None]
+
+
+class SubjectKeys:
+    """The keys of one partition. A restore fills it; then each transaction's overlay begins and commits changes."""
+
+    def __init__(self, codec: Codec, keeper: KeyEncryption) -> None:
+        self._codec = codec
+        self._keeper = keeper
+        self._committed: dict[str, bytes] = {}
+        self._pending: dict[str, bytes | None] = {}
+        """What the transaction under way changes: a key, or None for a tombstone."""
+        self.outdated: set[str] = set()
+        """Subjects whose key is wrapped with another than the current key-encryption key."""
+        self.later_at: float | None = None
+        """When, of the monotonic clock, a record is due that closes the segment with the newest tombstone, if it is."""
+        self.sealer = Sealer(self._data_key)
+
+    def __len__(self) -> int:
+        return len(self._committed)
+
+    def take(self, key: bytes, value: bytes | None, timestamp_ms: int) -> None:
+        """Take a record of the topic, as a restore reads it. Raises: `Undecodable`, `RegistryUnavailable`."""
+        if key == LATER_KEY:
+            return
+        subject_id = key.decode(errors="replace")
+        if value is None:
+            self._committed.pop(subject_id, None)
+            self.outdated.discard(subject_id)
+            age_s = time.time() - timestamp_ms / 1000
+            if age_s < 2 * ECHO_S:
+                self.later_at = time.monotonic() + max(0.0, ECHO_S - age_s)
+            return
+        self._committed[subject_id] = value
+        if self._codec.kek_of(value) == self._keeper.current_id:
+            self.outdated.discard(subject_id)
+        else:
+            self.outdated.add(subject_id)
+
+    def check(self) -> None:
+        """Look whether every key can be unwrapped, by one of each key-encryption key. A restore has ended.
+
+        Raises: `UnknownKek`, `WrapBroken`.
+        """
+        seen: set[str] = set()
+        for subject_id in self.outdated:
+            kek_id = self._codec.kek_of(self._committed[subject_id])
+            if kek_id not in seen:
+                seen.add(kek_id)
+                self._data_key(subject_id)
+        newest = next((s for s in self._committed if s not in self.outdated), None)
+        if newest is not None:
+            self._data_key(newest)
+
+    def begin(self) -> None:
+        """A transaction begins anew: what the one before changed and did not commit is dropped."""
+        for subject_id in self._pending:
+            self.sealer.forget(subject_id)
+        self._pending.clear()
+
+    def commit(self) -> None:
+        """The transaction is committed."""
+        for subject_id, value in self._pending.items():
+            self.outdated.discard(subject_id)
+            if value is None:
+                self._committed.pop(subject_id, None)
+                self.later_at = time.monotonic() + ECHO_S
+            else:
+                self._committed[subject_id] = value
+        self._pending.clear()
+
+    def has(self, subject_id: str) -> bool:
+        return self._value(subject_id) is not None
+
+    def create(self, subject_id: str, now: int) -> bytes:
+        """Give a subject a new key, within the transaction. Returns the record's value."""
+        value = self._codec.encode_key(wrapped(self._keeper, subject_id, new_data_key(), now))
+        self._change(subject_id, value)
+        return value
+
+    def erase(self, subject_id: str) -> None:
+        """Forget a subject's key, within the transaction, which is to write a tombstone."""
+        self._change(subject_id, None)
+
+    def undo(self, subject_id: str) -> Undo:
+        """What takes back what is changed of a subject from now on, for a command that fails half-way."""
+        was_pending, before = subject_id in self._pending, self._pending.get(subject_id)
+
+        def undone() -> None:
+            self.sealer.forget(subject_id)
+            self._pending.pop(subject_id, None)
+            if was_pending:
+                self._pending[subject_id] = before
+
+        return undone
+
+    def rewrap(self, most: int) -> dict[str, bytes]:
+        """Some outdated keys, wrapped anew, by subject: those that the transaction under way leaves alone."""
+        found: dict[str, bytes] = {}
+        for subject_id in islice((s for s in self.outdated if s not in self._pending), most):
+            key = rewrapped(self._keeper, self._decoded(subject_id, self._committed[subject_id]))
+            found[subject_id] = self._committed[subject_id] if key is None else self._codec.encode_key(key)
+        return found
+
+    def rewrote(self, values: Mapping[str, bytes]) -> None:
+        """Keys that were wrapped anew are committed."""
+        self._committed.update(values)
+        self.outdated.difference_update(values)
+
+    def _change(self, subject_id: str, value: bytes | None) -> None:
+        self.sealer.forget(subject_id)
+        self._pending[subject_id] = value
+
+    def _value(self, subject_id: str) -> bytes | None:
+        if subject_id in self._pending:
+            return self._pending[subject_id]
+        return self._committed.get(subject_id)
+
+    def _data_key(self, subject_id: str) -> bytes | None:
+        value = self._value(subject_id)
+        return None if value is None else unwrapped(self._keeper, self._decoded(subject_id, value))
+
+    def _decoded(self, subject_id: str, value: bytes) -> SubjectKey:
+        key = self._codec.decode_key(value)
+        if key.subject_id != subject_id:
+            raise WrapBroken(
+                f"the topic of keys has the key of {key.subject_id} under {subject_id}: somebody else wrote it"
+            )
+        return key
+
+
+class Upkeep:
+    """What is written to the topic of keys besides new keys and tombstones.
+
+    That is keys wrapped anew, and the records that come later than a tombstone, so that its segment ends.
+    """
+
+    def __init__(self, topic: str) -> None:
+        self._topic = topic
+
+    def waiting(self, keys: Iterable[SubjectKeys]) -> bool:
+        """Whether keys are to be wrapped anew."""
+        return any(each.outdated for each in keys)
+
+    def due(self, keys: Mapping[int, SubjectKeys]) -> Chores:
+        """What the transaction under way is to write, after its commands were decided."""
+        now = time.monotonic()
+        due = Chores()
+        for partition, each in keys.items():
+            is_late = each.later_at is not None and each.later_at <= now
+            anew = each.rewrap(_REWRAPPED_AT_ONCE) if each.outdated else {}
+            if not is_late and not anew:
+                continue
+            due.parts[partition] = each, is_late, anew
+            due.records += [Outgoing(self._topic, partition, s.encode(), value) for s, value in anew.items()]
+            if is_late:
+                due.records.append(Outgoing(self._topic, partition, LATER_KEY, None))
+        return due
+
+
+class Chores:
+    """What one transaction writes of it. Nothing has happened until `committed` is called."""
+
+    def __init__(self) -> None:
+        self.records: list[Outgoing] = []
+        self.parts: dict[int, tuple[SubjectKeys, bool, dict[str, bytes]]] = {}
+
+    def committed(self) -> None:
+        """The transaction is committed. To be called before its overlays are, which may erase again."""
+        for partition, (keys, is_late, anew) in self.parts.items():
+            if is_late:
+                keys.later_at = None
+            if anew:
+                keys.rewrote(anew)
+                if not keys.outdated:
+                    _log.info("partition %d: all %d keys are wrapped with the current key", partition, len(keys))

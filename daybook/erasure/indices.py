@@ -1,0 +1,199 @@
+"""What Elasticsearch has of an erased holder: in the current view, in indices that a rebuild left, and on the disk.
+
+Elasticsearch keeps what was overwritten: in the translog until a flush, in a segment until that is merged. And a merge
+keeps what a retention lease asks for, which a copy of the shard might have yet to read: leases go on every 30 seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from elasticsearch import ApiError, NotFoundError
+from elasticsearch.helpers import scan
+
+from daybook.elasticsearch import address, answering, connect
+from daybook.erasure.places import Place, State
+from daybook.erasure.texts import Texts
+from daybook.progress import Progress, Tell
+from schemas.connections import Connections
+from schemas.sealing import ERASED
+
+_MERGE_TIMEOUT_S: Final = 300.0
+"""A merge rewrites the segments that have something deleted: some gigabytes at a disk's speed at worst."""
+
+_LEASE: Final = timedelta(seconds=60)
+"""Twice the time in which leases go on."""
+
+_FORBIDDEN: Final = 403
+_CONFLICT: Final = 409
+_PAGE: Final = 1000
+_FEW: Final = 5
+_TELL_EVERY: Final = 5000
+_ALLOWED: Final = "index.merge.policy.expunge_deletes_allowed"
+
+
+class Indices:
+    """The indices of a ledger; one thread uses it. The methods raise `Unreachable`."""
+
+    def __init__(self, connections: Connections, account_id: str, texts: Texts, *, timeout_s: float) -> None:
+        """Raises: `NotConfigured`."""
+        self._account_id = account_id
+        self._texts = texts
+        self._names = connections.indices
+        self._address = address(connections)
+        self._client = connect(connections, timeout_s)
+        self._purged: set[str] = set()
+        """Indices that were merged after the lease had gone on past the erasure."""
+        self._scanned: set[str] = set()
+        """Indices in which no document has a text of the holder's."""
+
+    def close(self) -> None:
+        self._client.close()
+
+    def view(self, sequence: int, tell: Tell) -> Iterator[Place]:
+        """The current view, and what is kept beside it, an index at a time.
+
+        The live index is waited for: the search projector writes there. In others nobody does, so their document is
+        overwritten here, under the version that it has. What came after the erasure is left as it is.
+        """
+        for index, live in self._concrete(self._names.accounts):
+            yield self._current(index, live, sequence, tell)
+
+    def trail(self, tell: Tell) -> Iterator[Place]:
+        """The audit trail, which has sealed texts: a page at a time, all of it."""
+        for index, _ in self._concrete(self._names.account_events):
+            found = self._found_in(index, tell)
+            yield Place(f"index {index}", State.FOUND if found else State.CLEAR, _documents(found))
+
+    def _concrete(self, alias: str) -> Iterator[tuple[str, bool]]:
+        """The indices behind an alias, past, present and to be, and whether each is the live one. None is no failure:
+        a ledger may go without."""
+        with answering(self._address, alias):
+            every = self._client.indices.get_alias(index=f"{alias}-*", expand_wildcards="all").body
+        for index in sorted(every):
+            if index.removeprefix(f"{alias}-").isdigit():
+                yield index, alias in every[index]["aliases"]
+
+    def _current(self, index: str, live: bool, sequence: int, tell: Tell) -> Place:
+        name = f"index {index}"
+        with answering(self._address, index):
+            try:
+                found = self._client.get(index=index, id=self._account_id)
+            except NotFoundError:
+                found = None
+        if found is not None and not _is_erased(found["_source"]) and found["_source"].get("sequence", 0) < sequence:
+            if live:
+                return Place(name, State.PENDING, "the search projector has yet to read the erasure: is it running?")
+            if not self._overwritten(index, found.body):
+                return Place(
+                    name, State.PENDING, "the document has the holder; who asks may not write (docs/SECURITY.md)"
+                )
+            return Place(name, State.PENDING, "the document was overwritten", _soon())
+        if index not in self._scanned:
+            if documents := self._found_in(index, tell):
+                return Place(name, State.FOUND, _documents(documents))
+            self._scanned.add(index)
+        return self._on_disk(index, name, None if found is None else int(found["_seq_no"]))
+
+    def _on_disk(self, index: str, name: str, seq_no: int | None) -> Place:
+        """Whether what was overwritten is off the disk; merges where that is due."""
+        with answering(self._address, index):
+            if index in self._purged:
+                return Place(name, State.CLEAR)
+            try:
+                # A flush ends the translog, and lets the lease go on.
+                self._client.indices.flush(index=index, force=True, wait_if_ongoing=True)
+                # What is deleted is counted as searches see it.
+                self._client.indices.refresh(index=index)
+                shards, deleted = self._shards(index)
+                if deleted and seq_no is not None and not all(_is_past(shard, seq_no) for shard in shards):
+                    return Place(name, State.PENDING, "overwritten, until its segment may be merged", _soon())
+                if deleted:
+                    self._merge(index)
+            except ApiError as error:
+                if error.meta.status != _FORBIDDEN:
+                    raise
+                return Place(name, State.PENDING, "overwritten; who asks may not merge segments (docs/SECURITY.md)")
+        self._purged.add(index)
+        return Place(name, State.CLEAR)
+
+    def _shards(self, index: str) -> tuple[list[Mapping[str, Any]], int]:
+        """Each copy of each shard, and how many documents are deleted in them."""
+        found = self._client.indices.stats(index=index, level="shards", metric="docs").body["indices"].get(index, {})
+        shards = [copy for copies in found.get("shards", {}).values() for copy in copies]
+        return shards, sum(int(shard["docs"]["deleted"]) for shard in shards)
+
+    def _merge(self, index: str) -> None:
+        client = self._client.options(request_timeout=_MERGE_TIMEOUT_S)
+        settings = client.indices.get_settings(index=index, flat_settings=True, name=_ALLOWED).body
+        allowed = settings.get(index, {}).get("settings", {}).get(_ALLOWED)
+        if allowed is not None and float(allowed) == 0.0:
+            client.indices.forcemerge(index=index, only_expunge_deletes=True, flush=True)
+        else:
+            # An index from before that setting: by default, segments with few deletions would be left as they are.
+            client.indices.forcemerge(index=index, max_num_segments=1, flush=True)
+        # The commit before has the segments that were merged.
+        client.indices.flush(index=index, force=True, wait_if_ongoing=True)
+
+    def _overwritten(self, index: str, found: Mapping[str, Any]) -> bool:
+        source = {name: value for name, value in found["_source"].items() if name != "holder_email"}
+        document = {**source, "holder_name": ERASED.value, "holder_erased": True}
+        with answering(self._address, index):
+            try:
+                self._client.index(
+                    index=index,
+                    id=self._account_id,
+                    document=document,
+                    # The projector goes on from here if this index becomes live again, and its next version is higher.
+                    version=found["_version"],
+                    version_type="external_gte",
+                )
+            except ApiError as error:
+                if error.meta.status == _CONFLICT:
+                    # It was written meanwhile; the next look sees by what.
+                    return True
+                if error.meta.status == _FORBIDDEN:
+                    return False
+                raise
+        return True
+
+    def _found_in(self, index: str, tell: Tell) -> list[str]:
+        """The documents of this account, or of nobody known, that have one of the texts."""
+        if not len(self._texts):
+            return []
+        found: list[str] = []
+        with answering(self._address, index):
+            total = int(self._client.count(index=index)["count"])
+            for done, hit in enumerate(scan(self._client, index=index, size=_PAGE, query={"query": {"match_all": {}}})):
+                if done % _TELL_EVERY == 0:
+                    tell(Progress(f"looking through {index}", done, total))
+                values = (value for value in hit["_source"].values() if isinstance(value, str))
+                texts = [text for value in values for text in self._texts.found(value.encode())]
+                if not texts:
+                    continue
+                owner = str(hit["_source"].get("account_id", self._account_id))
+                if owner == self._account_id:
+                    found.append(str(hit["_id"]))
+                else:
+                    self._texts.also_of(owner, texts)
+        return found
+
+
+def _documents(found: Sequence[str]) -> str:
+    return f"documents with a text of the holder's: {', '.join(found[:_FEW])}" if found else ""
+
+
+def _is_erased(document: Mapping[str, Any]) -> bool:
+    return document.get("holder_name") == ERASED.value and document.get("holder_email") is None
+
+
+def _is_past(shard: Mapping[str, Any], seq_no: int) -> bool:
+    """Whether no lease keeps what the operation of that number overwrote."""
+    leases = shard.get("retention_leases", {}).get("leases", ())
+    return all(int(lease["retaining_seq_no"]) >= seq_no for lease in leases)
+
+
+def _soon() -> datetime:
+    return datetime.now(UTC) + _LEASE

@@ -1,0 +1,333 @@
+"""Looking everywhere for what is left of an erased holder, and doing what has become due since: as often as wanted.
+
+The order is that of the log: the fact and the tombstone come first (`EraseHolder`), the rest follows from them. So an
+erasure that was interrupted is finished by looking again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final, Self
+
+from daybook.audit.records import identity
+from daybook.erasure import cache, folder
+from daybook.erasure.indices import Indices
+from daybook.erasure.places import WITHIN, NotErased, Place, State, latest
+from daybook.erasure.records import Hit, RecordSearch, Seen, erased_at
+from daybook.erasure.texts import Texts
+from daybook.erasure.topics import Cleaning
+from daybook.errors import AccountUnknown
+from daybook.progress import Tell
+from schemas.commands import EraseHolder
+from schemas.connections import Connections
+from schemas.events import RecordedEvent
+
+_FEW: Final = 3
+
+FILES: Final = "files of the stack"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What everything came to."""
+
+    log: str
+    account_id: str
+    erased_at: datetime
+    sequence: int
+    looked_at: datetime
+    texts: int
+    places: tuple[Place, ...]
+
+    @property
+    def state(self) -> State:
+        """`CLEAR` when nothing is left anywhere that was looked at; else the worst of the places."""
+        states = {place.state for place in self.places}
+        return next((state for state in (State.FOUND, State.PENDING) if state in states), State.CLEAR)
+
+    @property
+    def until(self) -> datetime | None:
+        return latest(self.places)
+
+
+class Erasure:
+    """The erasure of one account's holder; a context manager. One thread uses it.
+
+    All of its methods block, and raise `Unreachable`, `ReadTimeout`, `UnreadableRecord` and `NotConfigured`.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        account_id: str,
+        texts: Texts,
+        *,
+        stack: Path | None = None,
+        drop_parked: bool = False,
+        timeout_s: float,
+    ) -> None:
+        """`stack` is a local stack's folder, whose files are looked through.
+
+        With `drop_parked`, parked records of the account are deleted, and all in the same partitions.
+        """
+        self._connections = connections
+        self._account_id = account_id
+        self._texts = texts
+        self._stack = stack
+        self._drop_parked = drop_parked
+        self._timeout_s = timeout_s
+        self._opened = ExitStack()
+        try:
+            self._records = self._opened.enter_context(
+                RecordSearch(connections, account_id, texts, timeout_s=timeout_s)
+            )
+            self._cleaning = Cleaning(connections, timeout_s=timeout_s)
+            self._opened.callback(self._cleaning.close)
+            self._indices: Indices | None = None
+            if connections.elasticsearch_url is not None:
+                self._indices = Indices(connections, account_id, texts, timeout_s=timeout_s)
+                self._opened.callback(self._indices.close)
+        except BaseException:
+            self._opened.close()
+            raise
+        self._log: str | None = None
+        self._erased: RecordedEvent | None = None
+        self._settled: dict[str, Place] = {}
+        """Places that were clear when they were looked at after the erasure: nothing comes back there. And the log,
+        where what is there stays."""
+        self._order: tuple[str, ...] = ()
+        self._whole = True
+        """Whether this is the first look, in which everything is read."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def look(self, tell: Tell) -> Report:
+        """Look everywhere, and delete, overwrite and merge what has become due. Later calls look only where something
+        was left.
+
+        Raises: `NotErased`, `AccountUnknown`.
+        """
+        if self._log is None:
+            self._log = identity(self._connections, timeout_s=self._timeout_s)
+        looked_at = datetime.now(UTC)
+        topics = [topic for topic in self._records.all_topics if _topic(topic) not in self._settled]
+        seen = self._records.look(topics, tell)
+        erased = self._must_be_erased(seen)
+        places = [place for topic in topics for place in self._in_topic(topic, seen, erased)]
+        places += self._elsewhere(erased, tell)
+        if self._stack is not None and FILES not in self._settled:
+            # Last, when the texts are known that other accounts have as well.
+            places += self._in_files(self._stack, places, erased, tell)
+        events = _topic(self._connections.topics.events)
+        for place in places:
+            if place.state in (State.CLEAR, State.UNSEEN) or place.name == events:
+                self._settled[place.name] = place
+        self._whole = False
+        # In the order of the first look, without what is no longer found.
+        now = self._settled | {place.name: place for place in places}
+        self._order = tuple(dict.fromkeys((*self._order, *now)))
+        return Report(
+            self._log,
+            self._account_id,
+            erased_at(erased),
+            erased.sequence,
+            looked_at,
+            len(self._texts),
+            tuple(now[name] for name in self._order if name in now),
+        )
+
+    def _must_be_erased(self, seen: Seen) -> RecordedEvent:
+        self._erased = seen.erased or self._erased
+        if self._erased is None:
+            if not seen.events:
+                raise AccountUnknown(self._account_id, None)
+            raise NotErased(
+                f"the holder of {self._account_id} is not erased: `daybook erase {self._account_id}` does that, and "
+                "--verify shows what is left afterwards"
+            )
+        return self._erased
+
+    def _in_topic(self, topic: str, seen: Seen, erased: RecordedEvent) -> Iterator[Place]:
+        topics, hits = self._connections.topics, seen.hits[topic]
+        name = _topic(topic)
+        if topic == topics.subject_keys:
+            yield self._key(name, hits, seen, erased)
+        elif topic == topics.commands:
+            yield self._commands(name, hits, seen, erased)
+        elif topic == topics.parked:
+            yield self._parked(name, hits)
+        elif not hits:
+            yield Place(name, State.CLEAR)
+        elif topic == topics.events:
+            yield Place(name, State.FOUND, f"{_said(hits)}. What is not sealed in the log cannot be erased")
+        else:
+            yield self._expiring(name, hits)
+
+    def _key(self, name: str, hits: Collection[Hit], seen: Seen, erased: RecordedEvent) -> Place:
+        if seen.tombstone_at is None:
+            if not hits:
+                return Place(name, State.CLEAR, "there never was a key")
+            return Place(name, State.FOUND, "the holder's data key, and no tombstone behind it")
+        if hits:
+            return self._until(name, _said(hits), self._cleaning.keys_gone_at(seen.tombstone_at))
+        gone_at = self._cleaning.keys_gone_at(erased_at(erased))
+        later = "there is a new key, of what was sealed after the erasure" if seen.keyed_again else ""
+        # Files tell it themselves, to who knows what to look for in them.
+        told = self._stack is not None and self._texts.has_secrets
+        if self._whole and not told and datetime.now(UTC) < gone_at:
+            return Place(name, State.PENDING, "the key is gone from the topic, and from the disks in time", gone_at)
+        return Place(name, State.CLEAR, later)
+
+    def _commands(self, name: str, hits: Collection[Hit], seen: Seen, erased: RecordedEvent) -> Place:
+        topic = self._connections.topics.commands
+        timing = self._cleaning.timing(topic)
+        if hits:
+            due_at = self._cleaning.due_at(hits)
+            done = self._cleaning.delete_commands(list(hits), seen, _command(erased))
+            if not done and datetime.now(UTC) >= due_at:
+                return Place(name, State.PENDING, f"{_said(hits)}, which the command service has yet to process")
+            gone_at = datetime.now(UTC) + timing.deletion if done else due_at + timing.deletion
+            return Place(name, State.PENDING, f"{_said(hits)}{', deleted' if done else ''}", gone_at)
+        return self._off_the_disks(name, topic, erased)
+
+    def _off_the_disks(self, name: str, topic: str, erased: RecordedEvent) -> Place:
+        """What can no longer be read there may be in files, which tell it themselves where they can be looked at."""
+        timing = self._cleaning.timing(topic)
+        deleted_at = self._cleaning.deleted_at.get(topic)
+        if deleted_at is None and self._whole:
+            # Somebody else may have deleted it, at the latest when an erasure may.
+            deleted_at = erased_at(erased) + timing.segment
+        if self._stack is None and deleted_at is not None and datetime.now(UTC) < deleted_at + timing.deletion:
+            detail = "nothing can be read any more; what was deleted leaves the disks in time"
+            return Place(name, State.PENDING, detail, deleted_at + timing.deletion)
+        return Place(name, State.CLEAR)
+
+    def _parked(self, name: str, hits: Collection[Hit]) -> Place:
+        topic = self._connections.topics.parked
+        if not hits:
+            deleted_at = self._cleaning.deleted_at.get(topic)
+            if deleted_at is None:
+                return Place(name, State.CLEAR)
+            gone_at = deleted_at + self._cleaning.timing(topic).deletion
+            # Files do not tell: the command service compresses what it writes.
+            if datetime.now(UTC) < gone_at:
+                return Place(name, State.PENDING, "deleted; it leaves the disks in time", gone_at)
+            return Place(name, State.CLEAR)
+        if self._drop_parked:
+            due_at = self._cleaning.due_at(hits)
+            if datetime.now(UTC) < due_at:
+                return Place(name, State.PENDING, _said(hits), due_at + self._cleaning.timing(topic).deletion)
+            self._cleaning.drop_parked(hits, self._account_id, datetime.now(UTC))
+            return Place(
+                name,
+                State.PENDING,
+                f"{_said(hits)}, deleted",
+                datetime.now(UTC) + self._cleaning.timing(topic).deletion,
+            )
+        place = self._expiring(name, hits)
+        return Place(name, place.state, f"{place.detail}; --drop-parked deletes it", place.until)
+
+    def _expiring(self, name: str, hits: Collection[Hit]) -> Place:
+        """What goes with its topic's retention, if there is one."""
+        timing = self._cleaning.timing(next(iter(hits)).topic)
+        if timing.retention is None:
+            return Place(name, State.FOUND, _said(hits))
+        newest = max(hit.written_at for hit in hits)
+        # By its newest record a segment goes, which may be younger than these by a segment's age.
+        return self._until(name, _said(hits), newest + timing.retention + timing.segment + timing.deletion)
+
+    def _elsewhere(self, erased: RecordedEvent, tell: Tell) -> Iterator[Place]:
+        for name, look in self._others(erased, tell):
+            if name in self._settled:
+                continue
+            try:
+                yield from look()
+            except ModuleNotFoundError as error:
+                yield Place(name, State.UNSEEN, f"{error.name} is not installed here: pip install 'daybook[analytics]'")
+
+    def _others(self, erased: RecordedEvent, tell: Tell) -> Iterator[tuple[str, Callable[[], Iterator[Place]]]]:
+        indices = self._indices
+        if indices is None:
+            yield "Elasticsearch", lambda: iter([_unset("Elasticsearch", "DAYBOOK_ELASTICSEARCH_URL")])
+        else:
+            # Looked at each time: an index that was overwritten is then merged.
+            yield "", lambda: indices.view(erased.sequence, tell)
+            if self._whole:
+                yield "", lambda: indices.trail(tell)
+        yield "Redis", self._redis(tell)
+        yield "Iceberg table", self._iceberg(tell)
+
+    def _redis(self, tell: Tell) -> Callable[[], Iterator[Place]]:
+        def look() -> Iterator[Place]:
+            if self._connections.redis_url is None:
+                yield _unset("Redis", "DAYBOOK_REDIS_URL")
+            else:
+                yield cache.look(self._connections, self._account_id, self._texts, tell, timeout_s=self._timeout_s)
+
+        return look
+
+    def _iceberg(self, tell: Tell) -> Callable[[], Iterator[Place]]:
+        def look() -> Iterator[Place]:
+            if self._connections.iceberg_catalog is None:
+                yield _unset("Iceberg table", "DAYBOOK_ICEBERG_CATALOG")
+            else:
+                from daybook.erasure import table  # noqa: PLC0415 - daybook[analytics]
+
+                yield table.look(self._connections, self._account_id, self._texts, tell)
+
+        return look
+
+    def _in_files(self, stack: Path, places: Collection[Place], erased: RecordedEvent, tell: Tell) -> Iterator[Place]:
+        found = folder.look(stack, self._account_id, self._texts, tell)
+        shared = len(self._texts.elsewhere)
+        if not found:
+            yield Place(
+                FILES, State.CLEAR, f"{shared} texts that other accounts have too were not looked for" if shared else ""
+            )
+        pending = {place.name: place.until for place in places}
+        by_folder: dict[Path, list[Path]] = {}
+        for path in found:
+            by_folder.setdefault(path.parent, []).append(path)
+        for where, paths in by_folder.items():
+            # A partition's folder is named by its topic and its number.
+            gone_at = pending.get(_topic(where.name.rpartition("-")[0])) or erased_at(erased) + WITHIN
+            yield self._until(f"files in {where}", ", ".join(path.name for path in paths[:_FEW]), gone_at)
+
+    def _until(self, name: str, detail: str, gone_at: datetime) -> Place:
+        """What is going, or was to be gone by now."""
+        if datetime.now(UTC) < gone_at + timedelta(seconds=1):
+            return Place(name, State.PENDING, detail, gone_at)
+        return Place(name, State.FOUND, f"{detail}; it was to be gone by {gone_at:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def _command(erased: RecordedEvent) -> EraseHolder:
+    """The command that erased the holder, once more: it is answered as before, or as another under its id."""
+    return EraseHolder(
+        command_id=erased.command_id,
+        account_id=erased.account_id,
+        user_id=erased.user_id,
+        issued_at=erased.recorded_at,
+        reason=erased.reason,
+    )
+
+
+def _topic(topic: str) -> str:
+    return f"topic {topic}"
+
+
+def _said(hits: Collection[Hit]) -> str:
+    ordered = sorted(hits, key=lambda hit: (hit.partition, hit.offset))
+    named = ", ".join(f"{hit.what} at {hit.partition}/{hit.offset}" for hit in ordered[:_FEW])
+    return named + (f" and {len(ordered) - _FEW} more" if len(ordered) > _FEW else "")
+
+
+def _unset(name: str, variable: str) -> Place:
+    return Place(name, State.UNSEEN, f"{variable} is not set")

@@ -1,0 +1,217 @@
+"""What is left of an erased holder is found, and told apart from what is others', on real servers."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pytest
+import redis
+from confluent_kafka import Producer
+from elasticsearch import Elasticsearch
+
+from daybook.erasure.indices import Indices
+from daybook.erasure.places import NotErased, Place, State
+from daybook.erasure.run import Erasure, Report
+from daybook.erasure.texts import Texts
+from daybook.errors import AccountUnknown
+from daybook.progress import untold
+from deploy.definitions import apply
+from schemas.connections import Connections
+from schemas.events import AccountCreated, HolderChanged, HolderErased, RecordedEvent
+from schemas.keyring import KeyRing
+from schemas.readmodels import balance_key
+from schemas.sealing import ERASED, Sealer, new_data_key
+from schemas.topics import partition_of
+from tests.conftest import PARTITIONS
+from tests.event_log import Log
+from tests.recorded import recorded
+from tests.subject_keys import KeyTopic
+
+KEY = new_data_key()
+SEALER = Sealer(lambda _: KEY)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A holder of the module's ledger whom no other test knows."""
+
+    account_id: str
+    name: str
+
+    def events(self) -> list[RecordedEvent]:
+        created = recorded(self.account_id, 1, AccountCreated(currency="EUR", holder_name=""))
+        sealed = SEALER.seal(self.name, self.account_id, created.event_id, "holder_name")
+        return [
+            recorded(self.account_id, 1, AccountCreated(currency="EUR", holder_name=sealed)),
+            recorded(self.account_id, 2, HolderErased()),
+        ]
+
+
+def look(connections: Connections, account_id: str, *texts: str) -> Report:
+    with Erasure(connections, account_id, Texts(texts), timeout_s=30) as erasure:
+        return erasure.look(untold)
+
+
+def states(report: Report, *, but: State = State.CLEAR) -> dict[str, State]:
+    return {place.name.rpartition(".")[2]: place.state for place in report.places if place.state is not but}
+
+
+@pytest.fixture(scope="module")
+def deployed(new_connections: Callable[[], Connections]) -> Connections:
+    """One ledger for all: each test has a holder of its own."""
+    connections = new_connections()
+    apply(connections, partitions=PARTITIONS)
+    return connections
+
+
+@pytest.fixture
+def holder() -> Holder:
+    mark = uuid.uuid4().hex[:12]
+    return Holder(f"A-{mark}", f"Wilhelmine Ohnesorg{mark}")
+
+
+@pytest.fixture
+def client(deployed: Connections) -> Iterator[Elasticsearch]:
+    with closing(Elasticsearch(**deployed.elasticsearch())) as client:
+        yield client
+
+
+def test_nothing_is_left_of_a_holder_who_was_sealed_and_erased(deployed: Connections, holder: Holder) -> None:
+    Log(deployed).append(holder.events())
+    with KeyTopic(deployed, PARTITIONS, KeyRing.of(deployed)) as keys:
+        keys.give("B-2")
+
+    report = look(deployed, holder.account_id, holder.name)
+
+    assert report.state is State.CLEAR, report.places
+    assert (report.sequence, report.erased_at) == (2, datetime(2025, 6, 15, 15, 6, 42, tzinfo=UTC))
+
+
+def test_who_is_not_erased_is_not_verified(deployed: Connections, holder: Holder) -> None:
+    Log(deployed).append(holder.events()[:1])
+    with pytest.raises(NotErased, match="is not erased: `daybook erase"):
+        look(deployed, holder.account_id)
+    with pytest.raises(AccountUnknown):
+        look(deployed, "A-2")
+
+
+def test_a_name_in_an_event_from_before_sealing_stays_and_is_found(deployed: Connections, holder: Holder) -> None:
+    Log(deployed).append(
+        [
+            recorded(holder.account_id, 1, AccountCreated(currency="EUR", holder_name=holder.name)),
+            recorded(holder.account_id, 2, HolderChanged(holder_name=ERASED.value)),
+            recorded(holder.account_id, 3, HolderErased()),
+        ]
+    )
+    (found,) = (place for place in look(deployed, holder.account_id).places if place.state is State.FOUND)
+    assert found.detail.startswith("AccountCreated from before sealing at ")
+
+
+def test_a_key_is_found_until_compaction_has_taken_it_out_and_a_new_one_is_none(
+    deployed: Connections, holder: Holder
+) -> None:
+    Log(deployed).append(holder.events())
+    with KeyTopic(deployed, PARTITIONS, KeyRing.of(deployed)) as keys:
+        keys.give(holder.account_id)
+        assert states(look(deployed, holder.account_id)) == {"keys": State.FOUND}
+        keys.erase(holder.account_id)
+        report = look(deployed, holder.account_id)
+        assert states(report) == {"keys": State.PENDING}
+        assert report.until is not None
+        keys.give(holder.account_id)
+        keys.erase("B-2")
+    assert states(look(deployed, holder.account_id)) == {"keys": State.PENDING}
+
+
+def test_texts_in_others_records_are_theirs_and_in_ones_own_are_found(deployed: Connections, holder: Holder) -> None:
+    Log(deployed).append(holder.events())
+    topics = deployed.topics
+    with Producer(deployed.kafka()) as producer:
+        # What an account has parked goes by its key; what cannot be told apart is this one's.
+        for key in (b"B-2", holder.account_id.encode()):
+            producer.produce(
+                topics.parked, f"garbage {holder.name}".encode(), key, partition_of(key.decode(), PARTITIONS)
+            )
+        producer.produce(topics.replies, f"garbage {holder.name}".encode(), b"some command", 0)
+        assert producer.flush(30) == 0
+    texts = Texts([holder.name])
+
+    with Erasure(deployed, holder.account_id, texts, timeout_s=30) as erasure:
+        report = erasure.look(untold)
+
+    assert states(report) == {"parked": State.PENDING, "replies": State.PENDING}
+    (parked,) = (place for place in report.places if place.name.endswith("parked"))
+    assert "1 more" not in parked.detail
+    assert parked.until is not None
+    assert (parked.until - datetime.now(UTC)).days >= 29
+    assert texts.elsewhere == {holder.name: {"B-2"}}
+
+
+def test_redis_is_looked_through_whatever_keys_hold(deployed: Connections, holder: Holder) -> None:
+    Log(deployed).append(holder.events())
+    with redis.Redis.from_url(deployed.redis()) as cache:
+        cache.hset(balance_key("B-2"), mapping={"note": holder.name})
+        cache.zadd("balances:EUR", {"A-1": 1})
+        assert states(look(deployed, holder.account_id, holder.name)) == {}
+        cache.rpush("somebody's list", "x", f"... {holder.name} ...")
+        assert states(look(deployed, holder.account_id, holder.name)) == {"Redis": State.FOUND}
+
+
+def put(client: Elasticsearch, index: str, account_id: str, found: dict[str, object]) -> None:
+    version = found["sequence"]
+    client.index(index=index, id=account_id, document=found, version=version, version_type="external", refresh=True)  # type: ignore[arg-type]
+
+
+def test_the_live_index_is_waited_for_and_a_kept_one_overwritten(
+    deployed: Connections, holder: Holder, client: Elasticsearch
+) -> None:
+    alias = deployed.indices.accounts
+    live, kept = f"{alias}-000002", f"{alias}-000001"
+    client.indices.create(index=live, aliases={alias: {}})
+    client.indices.create(index=kept)
+    texts = Texts([holder.name])
+
+    def document(sequence: int, name: str, **fields: object) -> dict[str, object]:
+        return {"account_id": holder.account_id, "holder_name": name, "sequence": sequence, **fields}
+
+    for index in (live, kept):
+        put(client, index, holder.account_id, document(2, holder.name, holder_email="w@example.org"))
+        put(client, index, "B-2", document(1, holder.name) | {"account_id": "B-2"})
+
+    def viewed(indices: Indices) -> dict[str, Place]:
+        return {place.name.removeprefix("index "): place for place in indices.view(3, untold)}
+
+    with closing(Indices(deployed, holder.account_id, texts, timeout_s=30)) as indices:
+        first = viewed(indices)
+        assert "yet to read" in first[live].detail
+        assert first[kept].state is State.PENDING
+        found = client.get(index=kept, id=holder.account_id)
+        assert found["_source"] == document(2, ERASED.value, holder_erased=True)
+        assert found["_version"] == 2
+        # Should the kept index be live again, its projector goes on where it was.
+        put(client, kept, holder.account_id, document(3, ERASED.value, holder_erased=True))
+
+        put(client, live, holder.account_id, document(3, ERASED.value, holder_erased=True))
+        second = viewed(indices)
+        assert all(place.state in (State.PENDING, State.CLEAR) for place in second.values())
+        assert "overwritten" in second[live].detail or second[live].state is State.CLEAR
+        assert texts.elsewhere == {holder.name: {"B-2"}}
+
+        # A holder who came after the erasure is no business of it.
+        put(client, live, holder.account_id, document(4, "Ada Lovelace"))
+        viewed(indices)
+        assert client.get(index=live, id=holder.account_id)["_source"]["holder_name"] == "Ada Lovelace"
+
+
+def test_a_ledger_without_search_analytics_and_cache_is_verified_without(deployed: Connections, holder: Holder) -> None:
+    Log(deployed).append(holder.events())
+    without = deployed.model_copy(
+        update={"elasticsearch_url": None, "redis_url": None, "iceberg_catalog": None, "iceberg_warehouse": None}
+    )
+    report = look(without, holder.account_id, holder.name)
+    assert report.state is State.CLEAR
+    assert {p.name for p in report.places if p.state is State.UNSEEN} == {"Elasticsearch", "Redis", "Iceberg table"}
