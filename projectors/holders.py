@@ -69,13 +69,25 @@ class KeyTopic:
         self._values: dict[bytes, bytes] = {}
         self._read_to: dict[int, int] = {}
         """By partition, the offset of the next record to read."""
+        self._assigned: set[int] = set()
+        """The partitions that the consumer reads."""
         self._unsealer = Unsealer(self._data_key)
 
     def close(self) -> None:
+        """Close the clients. What was read is kept, and read on from by new ones when asked again."""
         self._connected = None
+        self._assigned.clear()
         self._clients.close()
 
     def catch_up(self, partitions: Collection[int]) -> None:
+        try:
+            self._read_on(partitions)
+        except SinkUnavailable:
+            # Those that there are may go on asking a broker that is away for minutes, until they look for leaders anew.
+            self.close()
+            raise
+
+    def _read_on(self, partitions: Collection[int]) -> None:
         source, admin, _ = self._connect()
         ends = self._ends(admin, partitions)
         for partition, end in ends.items():
@@ -85,8 +97,9 @@ class KeyTopic:
                     f"{self._read_to[partition]} that was read: the topic was deleted and made anew. Start again, "
                     "once it has the keys of all holders"
                 )
-        if not self._read_to.keys() >= ends.keys():
+        if not self._assigned >= ends.keys():
             self._read_to = dict.fromkeys(ends, 0) | self._read_to
+            self._assigned = set(self._read_to)
             source.assign([TopicPartition(self._topic, partition, at) for partition, at in self._read_to.items()])
         heard = time.monotonic()
         while any(self._read_to[partition] < end for partition, end in ends.items()):
