@@ -265,6 +265,7 @@ def _ledger(env: dict[str, str]) -> Connections:
         kafka_bootstrap=env["DAYBOOK_KAFKA_BOOTSTRAP"],
         registry_url=env["DAYBOOK_REGISTRY_URL"],
         elasticsearch_url=env["DAYBOOK_ELASTICSEARCH_URL"],
+        kek_file=env["DAYBOOK_KEK_FILE"],
         namespace=f"bench-{uuid.uuid4().hex[:8]}",
     )
     apply(connections, partitions=_PARTITIONS)

@@ -46,6 +46,7 @@ def spawned(module: str, connections: Connections, log: Path, **more: str) -> su
         "DAYBOOK_KAFKA_BOOTSTRAP": connections.kafka_bootstrap,
         "DAYBOOK_REGISTRY_URL": connections.registry_url,
         "DAYBOOK_NAMESPACE": connections.namespace,
+        "DAYBOOK_KEK_FILE": connections.kek_file or "",
         "DAYBOOK_ENV_FILE": os.devnull,
         **more,
     }
