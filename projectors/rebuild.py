@@ -255,7 +255,7 @@ def fingerprint(sources: Sequence[str], more_schemas: Sequence[str] = ()) -> str
     """SHA-256 over the code that decides what a model holds: its own files, and how events are read."""
     projectors, schemas = resources.files("projectors"), resources.files("schemas")
     files: list[Traversable] = [projectors.joinpath(name) for name in sources]
-    files += [schemas.joinpath(name) for name in ("codec.py", "events.py", "quick.py", *more_schemas)]
+    files += [schemas.joinpath(name) for name in ("codec.py", "events.py", "quick.py", "compiled.py", *more_schemas)]
     files += sorted(
         (file for file in schemas.joinpath("account").iterdir() if file.name.endswith(".avsc")), key=lambda f: f.name
     )

@@ -1,4 +1,4 @@
-"""Bytes on the log to and from typed records. With `schemas.reading`, the only module that knows Avro.
+"""Bytes on the log to and from typed records. With `schemas.reading` and `schemas.writing`, all that knows Avro.
 
 Values are in Confluent's wire format: a zero byte, the schema's id as four bytes, the Avro body. Logical types are
 left as the integers and strings that carry them, since the types of `commands` and `events` count in microseconds.
@@ -10,7 +10,6 @@ cut out of an event's bytes, or put in, without knowing the event.
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -18,7 +17,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, Protocol, TypeVar
 
-from fastavro import schemaless_writer
 from fastavro.schema import SchemaParseException
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -29,12 +27,13 @@ from schemas.checkpoints import Checkpoint, PartitionTree
 from schemas.commands import CLIENT_COMMAND_TYPES, AnyCommand, CommandReply, CommandStatus
 from schemas.events import EVENT_TYPES, Event, RecordedEvent
 from schemas.keys import SubjectKey
-from schemas.reading import Reader, Schema, Undecodable, fingerprint, parsed, split
+from schemas.reading import Reader, Undecodable, fingerprint, split
 from schemas.registry import SchemaNotRegistered
 from schemas.released import is_event_name, newest, record_name
 from schemas.snapshots import SNAPSHOT_TYPES, AccountSnapshot, RestoreMark
 from schemas.topics import subject
 from schemas.upcasters import Fields
+from schemas.writing import RecordWriter
 
 __all__ = ["HEADER_BYTES", "ChainBroken", "Codec", "SchemaSource", "Undecodable", "chain"]
 
@@ -109,12 +108,14 @@ class Codec:
             schema = json.loads(text)
             common, own = split(schema)
             # The hash is written between the two runs, once it is known.
-            common = parsed({**common, "fields": common["fields"][:-1]})
-            self._events[event_type] = _EventWriter(header, common, own, fingerprint(schema))
+            common = {**common, "fields": common["fields"][:-1]}
+            self._events[event_type] = _EventWriter(
+                header, RecordWriter(common, mappings=True), RecordWriter(own), fingerprint(schema)
+            )
 
     def _plain_writer(self, topic: str, record_type: type) -> _PlainWriter:
         text, header = self._look_up(topic, record_type)
-        return _PlainWriter(header, parsed(json.loads(text)))
+        return _PlainWriter(header, RecordWriter(json.loads(text)))
 
     def _look_up(self, topic: str, record_type: type) -> tuple[str, bytes]:
         """The newest schema of a record, and the header under which its values are written to a topic."""
@@ -135,11 +136,8 @@ class Codec:
 
     def encode_checkpoint(self, checkpoint: Checkpoint) -> bytes:
         writer = self._plain[Checkpoint]
-        out = io.BytesIO()
-        out.write(writer.header)
         trees = [asdict(tree) for tree in checkpoint.partitions]
-        schemaless_writer(out, writer.schema, asdict(checkpoint) | {"partitions": trees})
-        return out.getvalue()
+        return writer.header + writer.body(asdict(checkpoint) | {"partitions": trees})
 
     def encode_snapshot(self, snapshot: AccountSnapshot | RestoreMark) -> bytes:
         return self._encode(snapshot)
@@ -149,10 +147,7 @@ class Codec:
 
     def _encode(self, record: AnyCommand | CommandReply | Alert | AccountSnapshot | RestoreMark | SubjectKey) -> bytes:
         writer = self._plain[type(record)]
-        out = io.BytesIO()
-        out.write(writer.header)
-        schemaless_writer(out, writer.schema, asdict(record))
-        return out.getvalue()
+        return writer.header + writer.body(record)
 
     def encode_event(self, event: Event, common: Mapping[str, object], previous: bytes) -> tuple[bytes, bytes]:
         """An event's bytes and its chain hash, given the fields of `RecordedEvent` but for the hash and the event.
@@ -160,12 +155,7 @@ class Codec:
         `previous` is the chain hash of the account's event before, or `CHAIN_START`.
         """
         writer = self._events[type(event)]
-        out = io.BytesIO()
-        schemaless_writer(out, writer.common, common)
-        cut = out.tell()
-        schemaless_writer(out, writer.own, asdict(event))
-        body = out.getvalue()
-        head, tail = body[:cut], body[cut:]
+        head, tail = writer.common(common), writer.own(event)
         chain_hash = chain(previous, writer.fingerprint, head, tail)
         return b"".join((writer.header, head, chain_hash, tail)), chain_hash
 
@@ -324,12 +314,12 @@ def chain(previous: bytes, fingerprint: bytes, head: bytes, tail: bytes) -> byte
 @dataclass(frozen=True, slots=True)
 class _PlainWriter:
     header: bytes
-    schema: Schema
+    body: RecordWriter
 
 
 @dataclass(frozen=True, slots=True)
 class _EventWriter:
     header: bytes
-    common: Schema
-    own: Schema
+    common: RecordWriter
+    own: RecordWriter
     fingerprint: bytes

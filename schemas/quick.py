@@ -9,10 +9,8 @@ reads the same bytes with the library, whose word is the last.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Final
 
-Value = str | int | bytes | None
 Common = tuple[str, str, int, int, int, str, str, str, str, str | None, bytes]
 """The fields that every event has, in the order in which they are written."""
 
@@ -80,29 +78,6 @@ def optional_text(body: bytes, at: int) -> tuple[str | None, int]:
     return text(body, at + 1)
 
 
-def optional_number(body: bytes, at: int) -> tuple[int | None, int]:
-    """A number or none, by a union whose first branch is null."""
-    branch = body[at]
-    if branch == 0:
-        return None, at + 1
-    if branch != 2:
-        raise Unusual
-    return number(body, at + 1)
-
-
-def symbol_of(symbols: Sequence[str]) -> Callable[[bytes, int], tuple[str, int]]:
-    """How one of an enum's symbols is read: by its place among them, a number that has one byte up to the 63rd."""
-    by_byte = {2 * place: symbol for place, symbol in enumerate(symbols[:64])}
-
-    def symbol(body: bytes, at: int) -> tuple[str, int]:
-        found = by_byte.get(body[at])
-        if found is None:
-            raise Unusual
-        return found, at + 1
-
-    return symbol
-
-
 def common(body: bytes) -> tuple[Common, int]:
     """What every event begins with, and where its own fields begin.
 
@@ -124,8 +99,8 @@ def common(body: bytes) -> tuple[Common, int]:
 
     sequence, at = number(body, at)
     recorded, effective = body[at : at + 8], body[at + 8 : at + 16]
-    recorded_at = _time(recorded)
-    effective_at = recorded_at if effective == recorded else _time(effective)
+    recorded_at = usual_time(recorded)
+    effective_at = recorded_at if effective == recorded else usual_time(effective)
     at += 16
 
     length_3 = body[at]
@@ -194,7 +169,7 @@ def chain_cut(body: bytes) -> tuple[bytes, int, int]:
         if shift > 63:
             raise Unusual
 
-    # Two times, of eight groups each as `_time` has it: the eighth is the last.
+    # Two times, of eight groups each as `usual_time` has it: the eighth is the last.
     if body[at + 7] & _MORE or not body[at + 6] & _MORE or body[at + 15] & _MORE or not body[at + 14] & _MORE:
         raise Unusual
     at += 16
@@ -216,8 +191,8 @@ def chain_cut(body: bytes) -> tuple[bytes, int, int]:
     return account_id, sequence >> 1, at
 
 
-def _time(eight: bytes) -> int:
-    """A number of exactly eight groups, as times are from 1978 to 2540 in microseconds."""
+def usual_time(eight: bytes) -> int:
+    """A time: a number of exactly eight groups, as times are from 1978 to 2540 in microseconds."""
     a, b, c, d, e, f, g, h = eight
     if not a & b & c & d & e & f & g & _MORE or h & _MORE or a & 1:
         raise Unusual

@@ -18,7 +18,7 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from fastavro.schema import SchemaParseException, fullname, to_parsing_canonical_form
 from msgspec.structs import fields
 
-from schemas import quick, upcasters
+from schemas import compiled, quick, upcasters
 from schemas.commands import AnyCommand
 from schemas.events import Event, RecordedEvent
 from schemas.released import ReleasedSchema, command_type, event_type, newest, newest_versions, released
@@ -30,18 +30,6 @@ _PRIMITIVES: Final = {"null", "boolean", "int", "long", "float", "double", "byte
 Schema = dict[str, Any]
 Part = Callable[[Schema], Schema]
 """Which part of a record's schema is read or written, parsed."""
-
-_QuickReader = Callable[[bytes, int], tuple[quick.Value, int]]
-_QuickFields = tuple[tuple[str, _QuickReader], ...]
-
-_QUICK_READERS: Final[Mapping[str, _QuickReader]] = {
-    json.dumps("long"): quick.number,
-    json.dumps("string"): quick.text,
-    json.dumps(["null", "string"]): quick.optional_text,
-    json.dumps(["null", "long"]): quick.optional_number,
-}
-"""By a field's type, without logical types, as JSON."""
-
 
 _NO_SCHEMA: Final = (SchemaParseException, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What comes of a text that is no schema, or not of a record that is for us."""
@@ -77,17 +65,21 @@ class Reader:
         read_as, self._later = _onwards(self.name, ours, part)
         self._target = None if read_as is None else part(json.loads(read_as.text))
         self._writer = parsed(schema)
+        self._quick = None if ours is None or read_as is not None else _quick_way(schema, self.event_type is not None)
         self.event: Callable[[bytes], tuple[quick.Common, Fields, int]] | None = None
         if self.event_type is not None:
             self._common, self._own = split(schema)
-            self._quick_own = _quick_fields(schema) if read_as is None else None
             self.event = self._event
 
     def whole(self, body: bytes) -> Fields:
         """The fields of a record that is not an event. Raises: `Undecodable`."""
-        data = io.BytesIO(body)
-        record = self._read(data, self._writer, self._target)
-        self._must_end(data, body)
+        record = None if self._quick is None else _quickly(self._quick, body, 0)
+        if record is None:
+            data = io.BytesIO(body)
+            record = self._read(data, self._writer, self._target)
+            self._must_end(data, body)
+        if self._later is None and not self.enums:
+            return record
         return self._finished(record)
 
     def as_written(self, body: bytes) -> Fields:
@@ -99,7 +91,7 @@ class Reader:
 
     def _event(self, body: bytes) -> tuple[quick.Common, Fields, int]:
         """The common fields' values, the event's own fields, and where in the body the own begin."""
-        found = None if self._quick_own is None else self._quickly(body, self._quick_own)
+        found = None if self._quick is None else _event_quickly(self._quick, body)
         if found is None:
             data = io.BytesIO(body)
             common = self._read(data, self._common, None)
@@ -124,17 +116,6 @@ class Reader:
                 "undecodable", f"a {self.name} cannot become the newest version: {type(error).__name__} {error}"
             ) from error
         return record
-
-    def _quickly(self, body: bytes, readers: _QuickFields) -> tuple[quick.Common, Fields, int] | None:
-        """The same, or None when it is not as `schemas.quick` expects it."""
-        try:
-            common, cut = quick.common(body)
-            own, at = {}, cut
-            for name, read in readers:
-                own[name], at = read(body, at)
-        except (quick.Unusual, IndexError, ValueError):
-            return None
-        return (common, own, cut) if at == len(body) else None
 
     def _read(self, data: io.BytesIO, writer: Schema, target: Schema | None) -> Fields:
         try:
@@ -235,23 +216,35 @@ def _own(schema: Schema) -> Schema:
     return split(schema)[1]
 
 
-def _quick_fields(schema: Schema) -> _QuickFields | None:
-    """How to read an event's own fields the quick way; None when the event is not laid out for it."""
-    plain = [(field["name"], _without_logical_types(field["type"])) for field in schema["fields"]]
+def _quick_way(schema: Schema, is_event: bool) -> compiled.Read | None:
+    """How a record is read without the library, or of an event its own fields; None when it is not laid out for it."""
+    if not is_event:
+        return compiled.reader(schema)
     count = len(quick.COMMON_FIELDS)
-    if [(name, _plain_type(kind)) for name, kind in plain[:count]] != [
+    if [(field["name"], _plain_type(_without_logical_types(field["type"]))) for field in schema["fields"][:count]] != [
         (name, json.dumps(kind)) for name, kind in quick.COMMON_FIELDS
     ]:
         return None
-    readers: list[tuple[str, _QuickReader]] = []
-    for name, kind in plain[count:]:
-        if isinstance(kind, dict) and kind.get("type") == "enum":
-            readers.append((name, quick.symbol_of(kind["symbols"])))
-        elif (reader := _QUICK_READERS.get(_plain_type(kind))) is not None:
-            readers.append((name, reader))
-        else:
-            return None
-    return tuple(readers)
+    return compiled.reader({**schema, "fields": schema["fields"][count:]})
+
+
+def _quickly(read: compiled.Read, body: bytes, at: int) -> Fields | None:
+    """The fields from a place to the body's end; None when it is not as `schemas.compiled` expects it."""
+    try:
+        found, end = read(body, at)
+    except compiled.UNUSUAL:
+        return None
+    return found if end == len(body) else None
+
+
+def _event_quickly(read: compiled.Read, body: bytes) -> tuple[quick.Common, Fields, int] | None:
+    """The same of an event, with its common fields."""
+    try:
+        common, cut = quick.common(body)
+    except compiled.UNUSUAL:
+        return None
+    own = _quickly(read, body, cut)
+    return None if own is None else (common, own, cut)
 
 
 def _plain_type(schema: Any) -> str:
