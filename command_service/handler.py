@@ -16,32 +16,29 @@ from confluent_kafka import Message
 
 from command_service.accounts import Entry, Overlay
 from command_service.answers import Answer, command_key, fingerprint
-from command_service.domain.account import Decision, decide, evolve
+from command_service.domain.account import decide
 from command_service.domain.refusals import Code, Rejection
-from command_service.domain.transfers import react, react_to_refusal
-from command_service.keys import SubjectKeys
+from command_service.domain.transfers import react_to_refusal
 from command_service.packing import SnapshotDamaged
-from command_service.personal import concerns_holder, is_to_be_sealed, known, sealed
+from command_service.personal import known
+from command_service.recording import Recorded, Recorder
 from command_service.records import Headers, Outgoing, headers, origin, place
 from command_service.spill import SpillFailed
 from schemas.codec import Codec, Undecodable
 from schemas.commands import (
     AnyCommand,
-    CommandReply,
-    CommandStatus,
+    ClientCommand,
     CompleteTransfer,
-    EraseHolder,
     FollowUp,
+    FromLedger,
     ReceiveTransfer,
     ReturnTransfer,
 )
-from schemas.events import CHAIN_START, Event, RecordedEvent, TransferReceived, TransferSent, event_id
 from schemas.keys import UnknownKek, WrapBroken
 from schemas.registry import RegistryUnavailable
 from schemas.sealing import SealBroken
-from schemas.telemetry.latencies import issued_at_header
 from schemas.telemetry.traces import TRACEPARENT, Span, Tracer, parent
-from schemas.topics import FINGERPRINT_HEADER, FOLLOW_UP_FINGERPRINT, REPLAYED_HEADER, Topics, event_key, partition_of
+from schemas.topics import FINGERPRINT_HEADER, FOLLOW_UP_FINGERPRINT, REPLAYED_HEADER, Topics, partition_of
 
 _log: Final = logging.getLogger(__name__)
 
@@ -79,7 +76,9 @@ class Handler:
         self, codec: Codec, topics: Topics, partitions: int, *, max_command_bytes: int, tracer: Tracer | None = None
     ) -> None:
         self._codec = codec
+        self._recorder = Recorder(codec, topics, partitions)
         self._topics = topics
+        self._followups: Final = topics.followups
         self._partitions = partitions
         self._max_command_bytes = max_command_bytes
         self._tracer = tracer
@@ -94,7 +93,7 @@ class Handler:
             SnapshotDamaged, SpillFailed, UnknownKek, WrapBroken, SealBroken: what is held of its account cannot be had.
         """
         value = record.value()
-        is_follow_up = record.topic() == self._topics.followups
+        is_follow_up = record.topic() == self._followups
         # What follows from a command that was accepted may be longer than it by a little.
         if not is_follow_up and value is not None and len(value) > self._max_command_bytes:
             detail = f"the command has {len(value)} bytes; at most {self._max_command_bytes} are accepted"
@@ -105,22 +104,21 @@ class Handler:
         except Undecodable as error:
             self._park(record, error.reason, str(error), outcomes)
             return
-        if is_follow_up and not isinstance(command, FollowUp):
+        if is_follow_up and not isinstance(command, FromLedger):
             detail = f"{type(command).__name__} is a client's command: it belongs on {self._topics.commands}"
             self._park(record, "not_a_follow_up", detail, outcomes)
             return
-        home = self._home(command.account_id, record, overlay)
+        entry = overlay.entry(command.account_id)
+        home = self._home(command.account_id, record, entry)
         if home != record.partition():
             self._forward(record, home, outcomes)
             return
         span = None if self._tracer is None else self._traced(self._tracer, record, command, outcomes)
         try:
-            if isinstance(command, FollowUp) and not is_follow_up:
-                self._turn_away(command, home, overlay, now, outcomes, span)
-            elif isinstance(command, CompleteTransfer | ReturnTransfer):
-                self._settle(command, home, overlay, now, outcomes, span)
+            if isinstance(command, FromLedger) and not is_follow_up:
+                self._turn_away(command, home, entry, now, outcomes, span)
             else:
-                self._answer(command, home, overlay, now, outcomes, span)
+                self.decide(command, home, entry, overlay, now, outcomes, span)
         except (SnapshotDamaged, SpillFailed, UnknownKek, WrapBroken, SealBroken):
             # The state cannot be had, which is no fault of the command.
             raise
@@ -159,34 +157,55 @@ class Handler:
         outcomes.spans.append(span)
         return span
 
-    def _home(self, account_id: str, record: Message, overlay: Overlay) -> int:
+    def _home(self, account_id: str, record: Message, entry: Entry | None) -> int:
         """The partition that an account lives in."""
         here = record.partition()
-        if here is not None and overlay.entry(account_id) is not None:
-            return here
-        return partition_of(account_id, self._partitions)
+        return here if here is not None and entry is not None else partition_of(account_id, self._partitions)
 
-    def _answer(
+    def decide(
         self,
         command: AnyCommand,
         partition: int,
+        entry: Entry | None,
+        overlay: Overlay,
+        now: int,
+        outcomes: Outcomes,
+        span: Span | None = None,
+    ) -> None:
+        """Add what a command leads to, which is where it belongs, on the account that it is for.
+
+        Raises: as `handle` does of its account, and whatever goes wrong by a defect of ours.
+        """
+        if not isinstance(command, FromLedger):
+            self._answer(command, fingerprint(command), partition, entry, overlay, now, outcomes, span)
+        elif isinstance(command, ReceiveTransfer):
+            self._answer(command, FOLLOW_UP_FINGERPRINT, partition, entry, overlay, now, outcomes, span)
+        else:
+            self._settle(command, partition, entry, overlay, now, outcomes, span)
+
+    def _answer(
+        self,
+        command: ClientCommand | ReceiveTransfer,
+        asked: bytes,
+        partition: int,
+        entry: Entry | None,
         overlay: Overlay,
         now: int,
         outcomes: Outcomes,
         span: Span | None,
     ) -> None:
+        """Decide a command, or give its answer again. `asked` is its fingerprint."""
+        recorder, outgoing = self._recorder, outcomes.outgoing
         trace = _trace(span)
-        asked = FOLLOW_UP_FINGERPRINT if isinstance(command, FollowUp) else fingerprint(command)
         key = command_key(command.command_id, asked)
         earlier = overlay.answer(key)
         if earlier is not None and earlier.fingerprint == asked:
             again: Headers = [(FINGERPRINT_HEADER, asked), (REPLAYED_HEADER, b"1"), *trace]
-            outcomes.outgoing.append(self._reply_record(command, partition, earlier.reply, again))
+            outgoing.append(recorder.reply(command, partition, earlier.reply, again))
             outcomes.count("replayed")
             _note(span, "replayed")
             return
         outcomes.issued_us.append(command.issued_at)
-        entry = overlay.entry(command.account_id)
         if earlier is not None:
             refusal = Rejection(
                 Code.COMMAND_ID_REUSED,
@@ -194,36 +213,29 @@ class Handler:
             )
             self._refuse_aside(command, partition, entry, refusal, now, outcomes, span)
             return
-        # Clocks differ between instances; neither within an account's stream does time run backwards, nor from one
-        # account's event to what follows from it on another.
-        if entry is not None:
-            now = max(now, entry.recorded_at)
-        if isinstance(command, ReceiveTransfer):
-            now = max(now, command.issued_at)
+        now = _not_before(entry, command, now)
         decision = decide(known(command, entry, overlay.keys), command, now)
-        events: list[Outgoing] = []
-        keys: list[Outgoing] = []
-        asks: list[FollowUp] = []
-        if not isinstance(decision, Rejection) and decision:
+        recorded: Recorded | None = None
+        asks: Sequence[FollowUp] = ()
+        if isinstance(decision, Rejection):
+            if isinstance(command, ReceiveTransfer):
+                asks = (react_to_refusal(command, decision, now),)
+        elif decision:
             answered = len(outcomes.issued_us)
             measured = answered <= _MEASURED or answered % _MEASURED_EVERY == 0
-            entry, events, keys, asks = self._record_with_key(
-                command, partition, entry, decision, now, trace, overlay.keys, measured=measured
-            )
-        elif isinstance(decision, Rejection) and isinstance(command, ReceiveTransfer):
-            asks = [react_to_refusal(command, decision, now)]
-        follow_ups = [self._follow_up(asked, trace) for asked in asks]
-        reply = self._encode_reply(command, entry, decision, now)
+            recorded = recorder.record(command, partition, entry, decision, now, trace, overlay.keys, measured=measured)
+            entry, asks = recorded.entry, recorded.asks
+        follow_ups = [recorder.follow_up(each, trace) for each in asks]
+        reply = recorder.encode_reply(command, entry, decision, now)
         # Nothing can fail from here on: a command is either recorded and answered, or neither.
-        if events and entry is not None:
-            overlay.put(command.account_id, entry, [event.value or b"" for event in events])
-            outcomes.outgoing.extend(events)
-        outcomes.outgoing.extend(keys)
-        outcomes.outgoing.extend(follow_ups)
+        if recorded is not None:
+            _take(command.account_id, recorded, overlay, outcomes)
+        outgoing.extend(follow_ups)
         for each in asks:
-            outcomes.follow_ups[type(each).__name__] = outcomes.follow_ups.get(type(each).__name__, 0) + 1
+            name = type(each).__name__
+            outcomes.follow_ups[name] = outcomes.follow_ups.get(name, 0) + 1
         overlay.remember(key, Answer(reply, asked, now))
-        outcomes.outgoing.append(self._reply_record(command, partition, reply, [(FINGERPRINT_HEADER, asked), *trace]))
+        outgoing.append(recorder.reply(command, partition, reply, [(FINGERPRINT_HEADER, asked), *trace]))
         if isinstance(decision, Rejection):
             self._refused(command, decision, outcomes, span)
         else:
@@ -234,32 +246,30 @@ class Handler:
         self,
         command: CompleteTransfer | ReturnTransfer,
         partition: int,
+        entry: Entry | None,
         overlay: Overlay,
         now: int,
         outcomes: Outcomes,
         span: Span | None,
     ) -> None:
         """End a transfer at its source. Given again it finds nothing in transit, so its id need not be remembered."""
-        entry = overlay.entry(command.account_id)
-        now = max(now, command.issued_at, entry.recorded_at if entry else 0)
+        now = _not_before(entry, command, now)
         decision = decide(entry.account if entry else None, command, now)
         if isinstance(decision, Rejection):
             # Money is in transit from an account that cannot have it back: somebody must look.
             raise ValueError(f"{decision.code}: {decision.message}")  # noqa: TRY004 - it is no matter of types
-        trace = _trace(span)
-        events: list[Outgoing] = []
+        recorder, trace = self._recorder, _trace(span)
+        recorded: Recorded | None = None
         if decision:
-            entry, events, _ = self._record(
-                command, partition, entry, decision, now, trace, overlay.keys, measured=False
-            )
+            recorded = recorder.record(command, partition, entry, decision, now, trace, overlay.keys, measured=False)
+            entry = recorded.entry
         # Whoever waits for the transfer is told that the money is back.
-        reply = self._encode_reply(command, entry, decision, now) if isinstance(command, ReturnTransfer) else None
-        if events and entry is not None:
-            overlay.put(command.account_id, entry, [event.value or b"" for event in events])
-            outcomes.outgoing.extend(events)
+        reply = recorder.encode_reply(command, entry, decision, now) if isinstance(command, ReturnTransfer) else None
+        if recorded is not None:
+            _take(command.account_id, recorded, overlay, outcomes)
         if reply is not None:
             asked: Headers = [(FINGERPRINT_HEADER, FOLLOW_UP_FINGERPRINT), *trace]
-            outcomes.outgoing.append(self._reply_record(command, partition, reply, asked))
+            outcomes.outgoing.append(recorder.reply(command, partition, reply, asked))
         outcomes.count("accepted")
         _note(span, "accepted")
 
@@ -267,7 +277,7 @@ class Handler:
         self,
         command: FollowUp,
         partition: int,
-        overlay: Overlay,
+        entry: Entry | None,
         now: int,
         outcomes: Outcomes,
         span: Span | None,
@@ -277,7 +287,7 @@ class Handler:
             Code.NOT_A_CLIENT_COMMAND,
             f"{type(command).__name__} is for the command service alone to give; Transfer sends money",
         )
-        self._refuse_aside(command, partition, overlay.entry(command.account_id), refusal, now, outcomes, span)
+        self._refuse_aside(command, partition, entry, refusal, now, outcomes, span)
 
     def _refuse_aside(
         self,
@@ -290,9 +300,9 @@ class Handler:
         span: Span | None,
     ) -> None:
         """Refuse a command whose id stands, or may stand, for another one: this is not the id's first answer."""
-        reply = self._encode_reply(command, entry, refusal, now)
+        reply = self._recorder.encode_reply(command, entry, refusal, now)
         # Without a fingerprint, so that a restore does not take it for that either.
-        outcomes.outgoing.append(self._reply_record(command, partition, reply, _trace(span) or None))
+        outcomes.outgoing.append(self._recorder.reply(command, partition, reply, _trace(span) or None))
         self._refused(command, refusal, outcomes, span)
 
     def _refused(self, command: AnyCommand, refusal: Rejection, outcomes: Outcomes, span: Span | None) -> None:
@@ -305,123 +315,6 @@ class Handler:
                 *(command.command_id, command.account_id, refusal.code, refusal.message),
                 extra=about,
             )
-
-    def _record_with_key(
-        self,
-        command: AnyCommand,
-        partition: int,
-        entry: Entry | None,
-        events: Sequence[Event],
-        now: int,
-        trace: Headers,
-        keys: SubjectKeys,
-        *,
-        measured: bool,
-    ) -> tuple[Entry, list[Outgoing], list[Outgoing], list[FollowUp]]:
-        """As `_record`, and in the third place what becomes of the holder's key, which a failure leaves as it was."""
-        if isinstance(command, FollowUp) or not concerns_holder(command):
-            after, records, asks = self._record(command, partition, entry, events, now, trace, keys, measured=measured)
-            return after, records, [], asks
-        undo = keys.undo(command.account_id)
-        try:
-            key = self._key(command, partition, keys, now)
-            after, records, asks = self._record(command, partition, entry, events, now, trace, keys, measured=measured)
-        except BaseException:
-            undo()
-            raise
-        return after, records, key, asks
-
-    def _record(
-        self,
-        command: AnyCommand,
-        partition: int,
-        entry: Entry | None,
-        events: Sequence[Event],
-        now: int,
-        trace: Headers,
-        keys: SubjectKeys,
-        *,
-        measured: bool,
-    ) -> tuple[Entry, list[Outgoing], list[FollowUp]]:
-        """The account after the events, the events as records of its stream, and what they ask of other accounts."""
-        account, chain_hash = (entry.account, entry.chain_hash) if entry else (None, CHAIN_START)
-        cause = command.causation_id if isinstance(command, FollowUp) else command.command_id
-        records: list[Outgoing] = []
-        asks: list[FollowUp] = []
-        with_headers = [*trace, issued_at_header(command.issued_at)] if measured else trace or None
-        for index, decided in enumerate(events):
-            named = event_id(command.command_id, index, now)
-            event = sealed(decided, keys.sealer, command.account_id, named)
-            reason = command.reason
-            if reason is not None and is_to_be_sealed(command, reason, keys):
-                reason = keys.sealer.seal(reason, command.account_id, named, "reason")
-            account = evolve(account, event)
-            common: dict[str, object] = {
-                "event_id": named,
-                "account_id": command.account_id,
-                "sequence": account.sequence,
-                "recorded_at": now,
-                "effective_at": now if command.effective_at is None else command.effective_at,
-                "user_id": command.user_id,
-                "command_id": command.command_id,
-                "correlation_id": command.correlation_id or command.command_id,
-                "causation_id": cause,
-                "reason": reason,
-            }
-            value, chain_hash = self._codec.encode_event(event, common, chain_hash)
-            key = event_key(command.account_id, account.sequence)
-            records.append(Outgoing(self._topics.events, partition, key, value, with_headers))
-            if isinstance(event, TransferSent | TransferReceived):
-                asked = react(RecordedEvent(**common, chain_hash=chain_hash, event=event))  # type: ignore[arg-type]
-                if asked is not None:
-                    asks.append(asked)
-        if account is None:
-            raise ValueError("a decision without events changes nothing")
-        return Entry(account, chain_hash, now), records, asks
-
-    def _key(self, command: AnyCommand, partition: int, keys: SubjectKeys, now: int) -> list[Outgoing]:
-        """The record of what a command that was accepted does to the key of the holder; none where it does nothing."""
-        subject = command.account_id
-        if isinstance(command, EraseHolder):
-            keys.erase(subject)
-            value = None
-        elif keys.has(subject):
-            return []
-        else:
-            value = keys.create(subject, now)
-        return [Outgoing(self._topics.subject_keys, partition, subject.encode(), value)]
-
-    def _follow_up(self, command: FollowUp, trace: Headers) -> Outgoing:
-        """A follow-up as a record, on the partition of the account that it is for."""
-        return Outgoing(
-            self._topics.followups,
-            partition_of(command.account_id, self._partitions),
-            command.account_id.encode(),
-            self._codec.encode_command(command),
-            trace or None,
-        )
-
-    def _encode_reply(self, command: AnyCommand, entry: Entry | None, decision: Decision, now: int) -> bytes:
-        refusal = decision if isinstance(decision, Rejection) else None
-        return self._codec.encode_reply(
-            CommandReply(
-                command_id=command.command_id,
-                account_id=command.account_id,
-                status=CommandStatus.ACCEPTED if refusal is None else CommandStatus.REJECTED,
-                sequence=None if entry is None else entry.account.sequence,
-                event_count=0 if isinstance(decision, Rejection) else len(decision),
-                code=None if refusal is None else str(refusal.code),
-                message=None if refusal is None else refusal.message,
-                decided_at=now,
-            )
-        )
-
-    def _reply_record(
-        self, command: AnyCommand, partition: int, reply: bytes, with_headers: Headers | None
-    ) -> Outgoing:
-        # Replies stand on the partition of their account, so that whoever takes that partition can restore which
-        # command ids were answered.
-        return Outgoing(self._topics.replies, partition, command.command_id.encode(), reply, with_headers)
 
     def _forward(self, record: Message, home: int, outcomes: Outcomes) -> None:
         """Send a command, byte for byte, to the partition of its account, where it will be decided."""
@@ -451,6 +344,22 @@ class Handler:
         outcomes.parked[reason] = outcomes.parked.get(reason, 0) + 1
         about = place(record) | {"reason": reason, **ids}
         _log.warning("parked %s as %s: %s", origin(record), reason, detail, extra=about)
+
+
+def _not_before(entry: Entry | None, command: AnyCommand, now: int) -> int:
+    """When a command is decided. Clocks differ between instances; neither within an account's stream does time run
+    backwards, nor from one account's event to what follows from it on another."""
+    if entry is not None:
+        now = max(now, entry.recorded_at)
+    return max(now, command.issued_at) if isinstance(command, FromLedger) else now
+
+
+def _take(account_id: str, recorded: Recorded, overlay: Overlay, outcomes: Outcomes) -> None:
+    """What was recorded becomes the state, and is to be sent."""
+    values = [event.value or b"" for event in recorded.events]
+    overlay.put(account_id, recorded.entry, values)
+    outcomes.outgoing.extend(recorded.events)
+    outcomes.outgoing.extend(recorded.keys)
 
 
 def _ids(command: AnyCommand) -> dict[str, object]:

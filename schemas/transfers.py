@@ -12,6 +12,7 @@ arrived, and where it was refused, that to `ReturnTransfer` says that it is back
 from __future__ import annotations
 
 from hashlib import sha1
+from typing import Final
 
 from schemas.topics import event_key
 
@@ -34,11 +35,11 @@ def return_id(received: str) -> str:
     return _uuid5(received, b"return")
 
 
+_VARIANT: Final = {f"{digit:x}": f"{digit & 0b11 | 0b1000:x}" for digit in range(16)}
+"""What a UUID's 17th hexadecimal digit becomes, which has RFC 9562's variant in it."""
+
+
 def _uuid5(namespace: str, name: bytes) -> str:
-    """`uuid.uuid5` in its text form, at a quarter of its cost: a ledger that moves money derives two a transfer."""
-    digest = bytearray(sha1(bytes.fromhex(namespace.replace("-", "")) + name, usedforsecurity=False).digest()[:16])
-    # RFC 9562: the version and the variant.
-    digest[6] = digest[6] & 0x0F | 0x50
-    digest[8] = digest[8] & 0x3F | 0x80
-    text = digest.hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    """`uuid.uuid5` in its text form, at a fraction of its cost: a ledger that moves money derives two a transfer."""
+    text = sha1(bytes.fromhex(namespace.replace("-", "")) + name, usedforsecurity=False).hexdigest()
+    return f"{text[:8]}-{text[8:12]}-5{text[13:16]}-{_VARIANT[text[16]]}{text[17:20]}-{text[20:32]}"

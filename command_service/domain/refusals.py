@@ -12,11 +12,10 @@ from enum import StrEnum
 from typing import Final
 
 from schemas.commands import (
-    AnyCommand,
     ChangeHolder,
+    ClientCommand,
     CloseAccount,
     Deposit,
-    FollowUp,
     OpenAccount,
     Refund,
     SetOverdraftLimit,
@@ -77,11 +76,8 @@ class Rejection:
     message: str
 
 
-def malformed(command: AnyCommand, now: int) -> Rejection | None:
-    """The refusal that a command earns whatever the account's state, if any."""
-    if isinstance(command, FollowUp):
-        # Of the service's own making. What it says was looked at when the transfer was sent.
-        return None
+def malformed(command: ClientCommand, now: int) -> Rejection | None:
+    """The refusal that a client's command earns whatever the account's state, if any."""
     refusal = _misnamed(command.account_id)
     if refusal is None and isinstance(command, Transfer):
         refusal = _misnamed(command.to_account_id) or _no_transfer_id(command.transfer_id)
@@ -134,7 +130,7 @@ def _no_transfer_id(transfer_id: str) -> Rejection | None:
     )
 
 
-def _too_long_in(command: AnyCommand) -> Rejection | None:
+def _too_long_in(command: ClientCommand) -> Rejection | None:
     refusal = _too_long("user_id", command.user_id, _MAX_NAME) or _too_long("reason", command.reason, _MAX_TEXT)
     refusal = refusal or _too_long("correlation_id", command.correlation_id, _MAX_NAME)
     if refusal is None and isinstance(command, OpenAccount | ChangeHolder):

@@ -69,6 +69,10 @@ class Transfers(Struct, frozen=True, gc=False):
         return None
 
 
+REACTED_TO: Final = frozenset({TransferSent, TransferReceived})
+"""The types of events that ask something of another account."""
+
+
 def react(recorded: RecordedEvent) -> FollowUp | None:
     """What an event asks of another account; None if nothing.
 

@@ -55,12 +55,11 @@ class Service:
         overlay, outcomes = Overlay(self.state), Outcomes()
         for command in commands:
             # Below the checks of where it arrived: all accounts live on this partition.
-            if isinstance(command, CompleteTransfer | ReturnTransfer):
-                # Of an account that does not exist it would be parked, and change nothing.
-                if overlay.entry(command.account_id) is not None:
-                    HANDLER._settle(command, HOME, overlay, NOW, outcomes, None)
-            else:
-                HANDLER._answer(command, HOME, overlay, NOW, outcomes, None)
+            entry = overlay.entry(command.account_id)
+            if isinstance(command, CompleteTransfer | ReturnTransfer) and entry is None:
+                # It would be parked, and change nothing.
+                continue
+            HANDLER.decide(command, HOME, entry, overlay, NOW, outcomes)
         due = self.rounds.due(states, len(commands))
         if not abort:
             due.committed()

@@ -1,0 +1,164 @@
+"""How what was decided is written: as events, holders' keys, follow-ups and replies.
+
+Encoding alone can fail in here. Nothing is changed by it but the keys that a transaction is to write, which a failure
+puts back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from command_service.accounts import Entry
+from command_service.domain.account import Decision, evolve
+from command_service.domain.refusals import Rejection
+from command_service.domain.transfers import REACTED_TO, react
+from command_service.keys import SubjectKeys
+from command_service.personal import concerns_holder, is_to_be_sealed, sealed
+from command_service.records import Headers, Outgoing
+from schemas.codec import Codec
+from schemas.commands import AnyCommand, CommandReply, CommandStatus, EraseHolder, FollowUp, FromLedger
+from schemas.events import CHAIN_START, Event, RecordedEvent, event_id
+from schemas.telemetry.latencies import issued_at_header
+from schemas.topics import Topics, event_key, partition_of
+
+
+class Recorded(Struct, frozen=True, gc=False):
+    """A decision as it is to be written."""
+
+    entry: Entry
+    """The account after it."""
+    events: list[Outgoing]
+    keys: list[Outgoing]
+    """What becomes of the key of the holder."""
+    asks: list[FollowUp]
+    """What the events ask of other accounts."""
+
+
+class Recorder:
+    """Makes records of decisions. One thread uses it."""
+
+    def __init__(self, codec: Codec, topics: Topics, partitions: int) -> None:
+        self._codec = codec
+        self._partitions = partitions
+        self._events: Final = topics.events
+        self._followups: Final = topics.followups
+        self._replies: Final = topics.replies
+        self._subject_keys: Final = topics.subject_keys
+
+    def record(
+        self,
+        command: AnyCommand,
+        partition: int,
+        entry: Entry | None,
+        events: Sequence[Event],
+        now: int,
+        trace: Headers,
+        keys: SubjectKeys,
+        *,
+        measured: bool,
+    ) -> Recorded:
+        """The events that a command led to, at least one, at a time in microseconds since the Unix epoch.
+
+        `measured` events bear the time of their command.
+        """
+        if isinstance(command, FromLedger) or not concerns_holder(command):
+            return self._record(command, partition, entry, events, now, trace, keys, None, measured=measured)
+        undo = keys.undo(command.account_id)
+        try:
+            key = self._key(command, partition, keys, now)
+            return self._record(command, partition, entry, events, now, trace, keys, key, measured=measured)
+        except BaseException:
+            undo()
+            raise
+
+    def _record(
+        self,
+        command: AnyCommand,
+        partition: int,
+        entry: Entry | None,
+        events: Sequence[Event],
+        now: int,
+        trace: Headers,
+        keys: SubjectKeys,
+        key: list[Outgoing] | None,
+        *,
+        measured: bool,
+    ) -> Recorded:
+        account, chain_hash = (entry.account, entry.chain_hash) if entry else (None, CHAIN_START)
+        subject = command.account_id
+        cause = command.causation_id if isinstance(command, FromLedger) else command.command_id
+        records: list[Outgoing] = []
+        asks: list[FollowUp] = []
+        with_headers = [*trace, issued_at_header(command.issued_at)] if measured else trace or None
+        for index, decided in enumerate(events):
+            named = event_id(command.command_id, index, now)
+            event = decided if key is None else sealed(decided, keys.sealer, subject, named)
+            reason = command.reason
+            if reason is not None and is_to_be_sealed(command, reason, keys):
+                reason = keys.sealer.seal(reason, subject, named, "reason")
+            account = evolve(account, event)
+            common: dict[str, object] = {
+                "event_id": named,
+                "account_id": subject,
+                "sequence": account.sequence,
+                "recorded_at": now,
+                "effective_at": now if command.effective_at is None else command.effective_at,
+                "user_id": command.user_id,
+                "command_id": command.command_id,
+                "correlation_id": command.correlation_id or command.command_id,
+                "causation_id": cause,
+                "reason": reason,
+            }
+            value, chain_hash = self._codec.encode_event(event, common, chain_hash)
+            records.append(Outgoing(self._events, partition, event_key(subject, account.sequence), value, with_headers))
+            if type(event) in REACTED_TO:
+                asked = react(RecordedEvent(**common, chain_hash=chain_hash, event=event))  # type: ignore[arg-type]
+                if asked is not None:
+                    asks.append(asked)
+        if account is None:
+            raise ValueError("a decision without events changes nothing")
+        return Recorded(Entry(account, chain_hash, now), records, key or [], asks)
+
+    def _key(self, command: AnyCommand, partition: int, keys: SubjectKeys, now: int) -> list[Outgoing]:
+        """The record of what a command that was accepted does to the key of the holder; none where it does nothing."""
+        subject = command.account_id
+        if isinstance(command, EraseHolder):
+            keys.erase(subject)
+            value = None
+        elif keys.has(subject):
+            return []
+        else:
+            value = keys.create(subject, now)
+        return [Outgoing(self._subject_keys, partition, subject.encode(), value)]
+
+    def follow_up(self, command: FollowUp, trace: Headers) -> Outgoing:
+        """A follow-up, on the partition of the account that it is for."""
+        subject = command.account_id
+        value = self._codec.encode_command(command)
+        return Outgoing(
+            self._followups, partition_of(subject, self._partitions), subject.encode(), value, trace or None
+        )
+
+    def encode_reply(self, command: AnyCommand, entry: Entry | None, decision: Decision, now: int) -> bytes:
+        """The reply to a command, given its account afterwards."""
+        refusal = decision if isinstance(decision, Rejection) else None
+        return self._codec.encode_reply(
+            CommandReply(
+                command_id=command.command_id,
+                account_id=command.account_id,
+                status=CommandStatus.ACCEPTED if refusal is None else CommandStatus.REJECTED,
+                sequence=None if entry is None else entry.account.sequence,
+                event_count=0 if isinstance(decision, Rejection) else len(decision),
+                code=None if refusal is None else str(refusal.code),
+                message=None if refusal is None else refusal.message,
+                decided_at=now,
+            )
+        )
+
+    def reply(self, command: AnyCommand, partition: int, reply: bytes, with_headers: Headers | None) -> Outgoing:
+        """An encoded reply, on the partition of its account, so that whoever takes that partition can restore which
+        command ids were answered."""
+        return Outgoing(self._replies, partition, command.command_id.encode(), reply, with_headers)
