@@ -15,7 +15,17 @@ from typing import Final
 
 from command_service.records import Outgoing
 from schemas.codec import Codec
-from schemas.keys import ECHO_S, LATER_KEY, KeyEncryption, SubjectKey, WrapBroken, rewrapped, unwrapped, wrapped
+from schemas.keys import (
+    ECHO_S,
+    LATER_KEY,
+    SEGMENT_MS,
+    KeyEncryption,
+    SubjectKey,
+    WrapBroken,
+    rewrapped,
+    unwrapped,
+    wrapped,
+)
 from schemas.sealing import Sealer, new_data_key
 
 _log: Final = logging.getLogger(__name__)
@@ -39,6 +49,8 @@ class SubjectKeys:
         """Subjects whose key is wrapped with another than the current key-encryption key."""
         self.later_at: float | None = None
         """When, of the monotonic clock, a record is due that closes the segment with the newest tombstone, if it is."""
+        self._tombstone_ms: int | None = None
+        """When the newest tombstone was appended, as a restore reads it, if no record after it closed its segment."""
         self.sealer = Sealer(self._data_key)
 
     def __len__(self) -> int:
@@ -46,15 +58,17 @@ class SubjectKeys:
 
     def take(self, key: bytes, value: bytes | None, timestamp_ms: int) -> None:
         """Take a record of the topic, as a restore reads it. Raises: `Undecodable`, `RegistryUnavailable`."""
+        if self._tombstone_ms is not None and timestamp_ms - self._tombstone_ms > SEGMENT_MS:
+            self._tombstone_ms = self.later_at = None
         if key == LATER_KEY:
             return
         subject_id = key.decode(errors="replace")
         if value is None:
             self._committed.pop(subject_id, None)
             self.outdated.discard(subject_id)
-            age_s = time.time() - timestamp_ms / 1000
-            if age_s < 2 * ECHO_S:
-                self.later_at = time.monotonic() + max(0.0, ECHO_S - age_s)
+            # However long ago: while no service ran, nothing closed the segment, and the key is on the disk as it was.
+            self._tombstone_ms = timestamp_ms
+            self.later_at = time.monotonic() + max(0.0, ECHO_S - (time.time() - timestamp_ms / 1000))
             return
         self._committed[subject_id] = value
         if self._codec.kek_of(value) == self._keeper.current_id:

@@ -100,6 +100,15 @@ def test_a_restore_has_nothing_to_follow_a_tombstone_of_long_ago() -> None:
     assert len(keys) == 0
 
 
+def test_what_a_tombstone_left_on_the_disk_while_no_service_ran_is_seen_to_at_the_next_start() -> None:
+    keys = no_keys()
+    erased_ms = now_ms() - 3_600_000
+    keys.take(b"A-1", None, erased_ms)
+    keys.take(b"A-2", None, erased_ms + 1)
+    due = Upkeep("keys").due({0: keys})
+    assert [record.key for record in due.records] == [LATER_KEY]
+
+
 def test_keys_are_wrapped_anew_unless_the_transaction_changes_them() -> None:
     values = committed(no_keys(), "A-1", "A-2")
     keys = SubjectKeys(CODEC, NEWER)
