@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from msgspec.structs import replace
 
 from command_service.domain.account import Account, is_personal
@@ -11,10 +13,18 @@ from schemas.commands import AnyCommand, EraseHolder, FromClient, OpenAccount
 from schemas.events import AccountClosed, AccountCreated, Event, HolderChanged
 from schemas.sealing import ERASED, Sealer, is_sealed
 
+_OF_HOLDERS: Final = (OpenAccount, EraseHolder)
 
-def concerns_holder(command: AnyCommand) -> bool:
+
+def concerns_holder(command: AnyCommand, entry: Entry | None) -> bool:
     """Whether the key of the holder is needed, or erased."""
-    return isinstance(command, OpenAccount | EraseHolder) or is_personal(command)
+    if isinstance(command, _OF_HOLDERS) or is_personal(command):
+        return True
+    if command.reason is None or not is_sealed(command.reason) or entry is None:
+        return False
+    # A reason that only looks sealed. A holder from before sealing is given a key for it; of one who is erased, which
+    # has none any more, it can never be read.
+    return not (entry.account.holder_erased or is_sealed(entry.account.holder_name))
 
 
 def is_to_be_sealed(command: AnyCommand, reason: str, keys: SubjectKeys) -> bool:

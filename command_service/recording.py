@@ -64,7 +64,7 @@ class Recorder:
 
         `measured` events bear the time of their command.
         """
-        if isinstance(command, FromLedger) or not concerns_holder(command):
+        if isinstance(command, FromLedger) or not concerns_holder(command, entry):
             return self._record(command, partition, entry, events, now, trace, keys, None, measured=measured)
         undo = keys.undo(command.account_id)
         try:

@@ -90,16 +90,18 @@ class Unsealer:
     def open(self, text: str, subject_id: str, field: str) -> str | Erased:
         """What was sealed; `ERASED` when the subject has no key. What is not sealed, as old events have it, as it is.
 
+        Of a subject without a key it is not looked at what seems sealed: it may be a client's text that only begins so.
+
         Raises:
             SealBroken: the subject has a key, and it does not fit.
             UnknownKek, WrapBroken: the key is there, and cannot be unwrapped.
         """
         if not is_sealed(text):
             return text
-        payload = _payload(text)
         cipher = self._cipher(subject_id)
         if cipher is None:
             return ERASED
+        payload = _payload(text)
         event_id, nonce = payload[1 : 1 + _EVENT_ID_BYTES], payload[1 + _EVENT_ID_BYTES : _HEAD_BYTES]
         try:
             opened = cipher.decrypt(nonce, payload[_HEAD_BYTES:], _framed(subject_id, event_id, field))

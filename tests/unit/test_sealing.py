@@ -99,6 +99,9 @@ class TestOpening:
         assert opened is ERASED
         assert opened == "[erased]"
 
+    def test_without_a_key_what_only_looks_sealed_does_not_fail(self) -> None:
+        assert Unsealer({}.get).open(f"{PREFIX}junk", "A-1", "reason") is ERASED
+
     def test_a_holder_who_is_called_so_is_not_erased(self) -> None:
         sealed = SEALER.seal("[erased]", "A-1", EVENT, "holder_name")
         assert not isinstance(SEALER.open(sealed, "A-1", "holder_name"), Erased)
