@@ -29,6 +29,7 @@ from schemas.commands import (
     AnyCommand,
     ClientCommand,
     CompleteTransfer,
+    EraseHolder,
     FollowUp,
     FromLedger,
     ReceiveTransfer,
@@ -230,6 +231,9 @@ class Handler:
         # Nothing can fail from here on: a command is either recorded and answered, or neither.
         if recorded is not None:
             _take(command.account_id, recorded, overlay, outcomes)
+        elif isinstance(command, EraseHolder) and decision == () and overlay.keys.has(command.account_id):
+            # The holder is erased and has a key all the same, as when older records were put back on its topic.
+            outgoing.extend(recorder.key(command, partition, overlay.keys, now))
         outgoing.extend(follow_ups)
         for each in asks:
             name = type(each).__name__

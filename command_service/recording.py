@@ -68,7 +68,7 @@ class Recorder:
             return self._record(command, partition, entry, events, now, trace, keys, None, measured=measured)
         undo = keys.undo(command.account_id)
         try:
-            key = self._key(command, partition, keys, now)
+            key = self.key(command, partition, keys, now)
             return self._record(command, partition, entry, events, now, trace, keys, key, measured=measured)
         except BaseException:
             undo()
@@ -122,7 +122,7 @@ class Recorder:
             raise ValueError("a decision without events changes nothing")
         return Recorded(Entry(account, chain_hash, now), records, key or [], asks)
 
-    def _key(self, command: AnyCommand, partition: int, keys: SubjectKeys, now: int) -> list[Outgoing]:
+    def key(self, command: AnyCommand, partition: int, keys: SubjectKeys, now: int) -> list[Outgoing]:
         """The record of what a command that was accepted does to the key of the holder; none where it does nothing."""
         subject = command.account_id
         if isinstance(command, EraseHolder):

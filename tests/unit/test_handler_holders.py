@@ -67,3 +67,17 @@ def test_a_reason_that_only_looks_sealed_gives_an_erased_holder_no_new_key(state
     assert keys_written(after) == []
     assert not state.keys.has("A-1")
     assert state.keys.sealer.open(reasons(after)[0], "A-1", "reason") is ERASED
+
+
+def test_a_key_that_is_back_after_an_erasure_is_erased_again(state: PartitionState) -> None:
+    """As when the topic of keys was restored from a backup that is older than that of the events."""
+    (key, tombstone) = keys_written(decided(state, opening("A-1"), make(EraseHolder, "A-1")))
+    assert tombstone is None
+    assert keys_written(decided(state, make(EraseHolder, "A-1"))) == []
+    state.keys.take(b"A-1", key, 0)
+
+    again = decided(state, make(EraseHolder, "A-1"))
+
+    assert keys_written(again) == [None]
+    assert reasons(again) == []
+    assert not state.keys.has("A-1")
