@@ -26,8 +26,8 @@ class Answer(Struct, frozen=True, gc=False):
     decided_at: int
 
 
-def fingerprint(command: AnyCommand) -> bytes:
-    """Eight bytes that two commands share if they ask for the same.
+def fingerprint(command: AnyCommand, secret: bytes = b"") -> bytes:
+    """Eight bytes that two commands share if they ask for the same. With a `secret` nobody else can tell which do.
 
     A client that sends a command again may stamp it anew and trace it anew; it still asks for the same thing. What is
     hashed is the command's type and a MessagePack map of the fields in which it differs from their defaults. That must
@@ -35,7 +35,8 @@ def fingerprint(command: AnyCommand) -> bytes:
     adds changes nothing for the commands that do not have it.
     """
     asked = replace(command, command_id="", issued_at=0, correlation_id=None)
-    return blake2b(type(command).__name__.encode() + _pack(asked), digest_size=FINGERPRINT_BYTES).digest()
+    said = type(command).__name__.encode() + _pack(asked)
+    return blake2b(said, digest_size=FINGERPRINT_BYTES, key=secret).digest()
 
 
 def command_key(command_id: str, asked: bytes) -> bytes:

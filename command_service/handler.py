@@ -20,7 +20,7 @@ from command_service.domain.account import decide
 from command_service.domain.refusals import Code, Rejection
 from command_service.domain.transfers import react_to_refusal
 from command_service.packing import SnapshotDamaged
-from command_service.personal import known
+from command_service.personal import asks_again, known, remembered_as
 from command_service.recording import Recorded, Recorder
 from command_service.records import Headers, Outgoing, headers, origin, place
 from command_service.spill import SpillFailed
@@ -200,8 +200,8 @@ class Handler:
         trace = _trace(span)
         key = command_key(command.command_id, asked)
         earlier = overlay.answer(key)
-        if earlier is not None and earlier.fingerprint == asked:
-            again: Headers = [(FINGERPRINT_HEADER, asked), (REPLAYED_HEADER, b"1"), *trace]
+        if earlier is not None and asks_again(command, asked, earlier.fingerprint, overlay.keys):
+            again: Headers = [(FINGERPRINT_HEADER, earlier.fingerprint), (REPLAYED_HEADER, b"1"), *trace]
             outgoing.append(recorder.reply(command, partition, earlier.reply, again))
             outcomes.count("replayed")
             _note(span, "replayed")
@@ -228,6 +228,7 @@ class Handler:
             entry, asks = recorded.entry, recorded.asks
         follow_ups = [recorder.follow_up(each, trace) for each in asks]
         reply = recorder.encode_reply(command, entry, decision, now)
+        asked = remembered_as(command, asked, overlay.keys)
         # Nothing can fail from here on: a command is either recorded and answered, or neither.
         if recorded is not None:
             _take(command.account_id, recorded, overlay, outcomes)

@@ -45,13 +45,15 @@ class SubjectKeys:
         self._committed: dict[str, bytes] = {}
         self._pending: dict[str, bytes | None] = {}
         """What the transaction under way changes: a key, or None for a tombstone."""
+        self._new: dict[str, bytes] = {}
+        """The data keys that it gives, as they are: to unwrap one takes longer than to seal with it."""
         self.outdated: set[str] = set()
         """Subjects whose key is wrapped with another than the current key-encryption key."""
         self.later_at: float | None = None
         """When, of the monotonic clock, a record is due that closes the segment with the newest tombstone, if it is."""
         self._tombstone_ms: int | None = None
         """When the newest tombstone was appended, as a restore reads it, if no record after it closed its segment."""
-        self.sealer = Sealer(self._data_key)
+        self.sealer = Sealer(self.data_key)
 
     def __len__(self) -> int:
         return len(self._committed)
@@ -86,16 +88,17 @@ class SubjectKeys:
             kek_id = self._codec.kek_of(self._committed[subject_id])
             if kek_id not in seen:
                 seen.add(kek_id)
-                self._data_key(subject_id)
+                self.data_key(subject_id)
         newest = next((s for s in self._committed if s not in self.outdated), None)
         if newest is not None:
-            self._data_key(newest)
+            self.data_key(newest)
 
     def begin(self) -> None:
         """A transaction begins anew: what the one before changed and did not commit is dropped."""
         for subject_id in self._pending:
             self.sealer.forget(subject_id)
         self._pending.clear()
+        self._new.clear()
 
     def commit(self) -> None:
         """The transaction is committed."""
@@ -107,14 +110,24 @@ class SubjectKeys:
             else:
                 self._committed[subject_id] = value
         self._pending.clear()
+        self._new.clear()
 
     def has(self, subject_id: str) -> bool:
         return self._value(subject_id) is not None
 
+    def data_key(self, subject_id: str) -> bytes | None:
+        """A subject's data key. Raises: `UnknownKek`, `WrapBroken`."""
+        if subject_id in self._new:
+            return self._new[subject_id]
+        value = self._value(subject_id)
+        return None if value is None else unwrapped(self._keeper, self._decoded(subject_id, value))
+
     def create(self, subject_id: str, now: int) -> bytes:
         """Give a subject a new key, within the transaction. Returns the record's value."""
-        value = self._codec.encode_key(wrapped(self._keeper, subject_id, new_data_key(), now))
+        data_key = new_data_key()
+        value = self._codec.encode_key(wrapped(self._keeper, subject_id, data_key, now))
         self._change(subject_id, value)
+        self._new[subject_id] = data_key
         return value
 
     def erase(self, subject_id: str) -> None:
@@ -128,6 +141,7 @@ class SubjectKeys:
         def undone() -> None:
             self.sealer.forget(subject_id)
             self._pending.pop(subject_id, None)
+            self._new.pop(subject_id, None)
             if was_pending:
                 self._pending[subject_id] = before
 
@@ -148,16 +162,13 @@ class SubjectKeys:
 
     def _change(self, subject_id: str, value: bytes | None) -> None:
         self.sealer.forget(subject_id)
+        self._new.pop(subject_id, None)
         self._pending[subject_id] = value
 
     def _value(self, subject_id: str) -> bytes | None:
         if subject_id in self._pending:
             return self._pending[subject_id]
         return self._committed.get(subject_id)
-
-    def _data_key(self, subject_id: str) -> bytes | None:
-        value = self._value(subject_id)
-        return None if value is None else unwrapped(self._keeper, self._decoded(subject_id, value))
 
     def _decoded(self, subject_id: str, value: bytes) -> SubjectKey:
         key = self._codec.decode_key(value)

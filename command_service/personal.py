@@ -6,14 +6,16 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from command_service.answers import FINGERPRINT_BYTES, fingerprint
 from command_service.domain.account import Account, is_personal
 from command_service.keys import SubjectKeys
 from command_service.packing import Entry
-from schemas.commands import AnyCommand, EraseHolder, FromClient, OpenAccount
+from schemas.commands import AnyCommand, ChangeHolder, CloseAccount, EraseHolder, FromClient, OpenAccount
 from schemas.events import AccountClosed, AccountCreated, Event, HolderChanged
 from schemas.sealing import ERASED, Sealer, is_sealed
 
 _OF_HOLDERS: Final = (OpenAccount, EraseHolder)
+_HALF: Final = FINGERPRINT_BYTES // 2
 
 
 def concerns_holder(command: AnyCommand, entry: Entry | None) -> bool:
@@ -32,6 +34,50 @@ def is_to_be_sealed(command: AnyCommand, reason: str, keys: SubjectKeys) -> bool
     if not isinstance(command, FromClient):
         return False
     return command.reason_is_personal or (is_sealed(reason) and keys.has(command.account_id))
+
+
+def remembered_as(command: AnyCommand, asked: bytes, keys: SubjectKeys) -> bytes:
+    """The fingerprint that the answer to a command is remembered by, and written with. `asked` is the command's own.
+
+    That of a name is found by trying names, and stays on the topic of replies for a day, where no erasure reaches it.
+    So what is personal counts in the second half alone, which is keyed with the holder's key, and not at all where
+    there is none, as for an account that is not opened. Raises as `SubjectKeys.data_key`.
+    """
+    if not _is_about_holder(command):
+        return asked
+    secret, impersonal = keys.data_key(command.account_id), fingerprint(_impersonal(command))
+    return impersonal if secret is None else impersonal[:_HALF] + fingerprint(command, secret)[:_HALF]
+
+
+def asks_again(command: AnyCommand, asked: bytes, remembered: bytes, keys: SubjectKeys) -> bool:
+    """Whether a command asks for what an earlier one of its id did, which was `remembered_as` that.
+
+    It may have been by a release that hashed all alike, or before its account had a key. Once the key is gone, only
+    what is not personal can still be compared. Raises as `SubjectKeys.data_key`.
+    """
+    if remembered == asked:
+        return True
+    if not _is_about_holder(command):
+        return False
+    now, impersonal = remembered_as(command, asked, keys), fingerprint(_impersonal(command))
+    return remembered in (now, impersonal) or (now == impersonal and remembered[:_HALF] == impersonal[:_HALF])
+
+
+def _is_about_holder(command: AnyCommand) -> bool:
+    return is_personal(command) or isinstance(command, OpenAccount)
+
+
+def _impersonal(command: AnyCommand) -> AnyCommand:
+    """A command without what is personal in it."""
+    if isinstance(command, FromClient) and command.reason_is_personal:
+        command = replace(command, reason=None)
+    match command:
+        case OpenAccount() | ChangeHolder():
+            return replace(command, holder_name="", holder_email=None)
+        case CloseAccount():
+            return replace(command, payout_reference=None)
+        case _:
+            return command
 
 
 def known(command: AnyCommand, entry: Entry | None, keys: SubjectKeys) -> Account | None:

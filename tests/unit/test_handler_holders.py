@@ -6,15 +6,16 @@ from typing import Final
 
 import pytest
 from confluent_kafka import Message
+from msgspec.structs import replace
 
 from command_service.accounts import Entry, Overlay, PartitionState
-from command_service.answers import Answers
+from command_service.answers import Answer, Answers, command_key, fingerprint
 from command_service.domain.account import evolve
 from command_service.handler import Handler, Outcomes
-from schemas.commands import AnyCommand, ChangeHolder, EraseHolder
+from schemas.commands import AnyCommand, ChangeHolder, CloseAccount, CommandReply, EraseHolder
 from schemas.events import CHAIN_START, AccountCreated
 from schemas.sealing import ERASED, PREFIX
-from schemas.topics import partition_of
+from schemas.topics import FINGERPRINT_HEADER, REPLAYED_HEADER, partition_of
 from tests.unit.known_records import CODEC, PACKING, TOPICS, no_keys
 from tests.wire import deposit, make, opening
 
@@ -43,6 +44,23 @@ def decided(state: PartitionState, *commands: AnyCommand) -> Outcomes:
 def reasons(outcomes: Outcomes) -> list[str]:
     events = [CODEC.decode_event(o.value) for o in outcomes.outgoing if o.topic == TOPICS.events]
     return [event.reason or "" for event in events]
+
+
+def replies(outcomes: Outcomes) -> list[tuple[CommandReply, dict[str, str | bytes | None]]]:
+    found = [o for o in outcomes.outgoing if o.topic == TOPICS.replies]
+    return [(CODEC.decode_reply(o.value), dict(o.headers or [])) for o in found]
+
+
+def restored(outcomes: Outcomes) -> PartitionState:
+    """The keys and answers that a restore finds, without the accounts."""
+    state = PartitionState(Answers(capacity=100, window=3_600_000_000), PACKING, no_keys())
+    for value in keys_written(outcomes):
+        state.keys.take(b"A-1", value, 0)
+    for one in (o for o in outcomes.outgoing if o.topic == TOPICS.replies):
+        asked = dict(one.headers or [])[FINGERPRINT_HEADER]
+        assert isinstance(asked, bytes)
+        state.answers.remember(command_key((one.key or b"").decode(), asked), Answer(one.value or b"", asked, NOW))
+    return state
 
 
 def keys_written(outcomes: Outcomes) -> list[bytes | None]:
@@ -81,3 +99,86 @@ def test_a_key_that_is_back_after_an_erasure_is_erased_again(state: PartitionSta
     assert keys_written(again) == [None]
     assert reasons(again) == []
     assert not state.keys.has("A-1")
+
+
+NAMELESS: Final = {"holder_name": "", "holder_email": None}
+PERSONAL: Final[dict[str, tuple[AnyCommand, dict[str, str | None]]]] = {
+    "name": (make(ChangeHolder, "A-1", holder_name="Bob"), NAMELESS),
+    "e-mail": (make(ChangeHolder, "A-1", holder_name="Alice", holder_email="alice@example.org"), NAMELESS),
+    "payout": (make(CloseAccount, "A-1", payout_reference="cheque to Alice"), {"payout_reference": None}),
+    "reason": (deposit("A-1", 5, reason="Alice's rent", reason_is_personal=True), {"reason": None}),
+    "refused": (make(ChangeHolder, "A-1", holder_name="Bob", expected_version=7), NAMELESS),
+}
+"""Commands on an account that is open, with what is not personal about them."""
+
+
+@pytest.mark.parametrize("which", PERSONAL)
+def test_names_cannot_be_tried_on_what_a_reply_says_of_the_command(state: PartitionState, which: str) -> None:
+    """Replies stay for a day, and an erasure does not reach them: only the key, which it does reach, tells."""
+    opened, (command, impersonal) = opening("A-1", holder_name="Alice"), PERSONAL[which]
+    answers = replies(decided(state, opened, command))
+    secret = state.keys.data_key("A-1")
+    assert secret is not None
+    for asked, without, (_, headers) in zip((opened, command), (NAMELESS, impersonal), answers, strict=True):
+        halves = fingerprint(replace(asked, **without))[:4], fingerprint(asked, secret)[:4]
+        assert headers[FINGERPRINT_HEADER] == b"".join(halves)
+
+
+def test_what_is_refused_without_a_key_says_nothing_of_the_holder(state: PartitionState) -> None:
+    def refused(name: str) -> object:
+        command = opening("A-1", holder_name=name, holder_email=f"{name}@example.org", expected_version=3)
+        ((_, headers),) = replies(decided(state, command))
+        return headers[FINGERPRINT_HEADER]
+
+    assert refused("Ada") == refused("Bob")
+    decided(state, opening("A-1"), make(EraseHolder, "A-1"))
+    after = [replies(decided(state, make(ChangeHolder, "A-1", holder_name=name))) for name in ("Ada", "Bob")]
+    assert after[0][0][1] == after[1][0][1]
+
+
+@pytest.mark.parametrize("which", ["at once", "after a restore"])
+def test_a_personal_command_that_is_sent_again_is_known(state: PartitionState, which: str) -> None:
+    command = opening("A-1", holder_name="Ada", holder_email="ada@example.org")
+    first = decided(state, command)
+    now = state if which == "at once" else restored(first)
+
+    (again, headers), (other, _) = replies(decided(now, command, replace(command, holder_name="Bob")))
+
+    ((reply, said),) = replies(first)
+    assert (again, headers) == (reply, said | {REPLAYED_HEADER: b"1"})
+    assert other.code == "command_id_reused"
+
+
+def test_a_command_that_was_refused_before_its_account_had_a_key_is_known_afterwards(state: PartitionState) -> None:
+    early = make(ChangeHolder, "A-1", holder_name="Ada")
+    ((refused, _),) = replies(decided(state, early, opening("A-1")))[:1]
+
+    ((again, headers),) = replies(decided(state, early))
+
+    assert again == refused
+    assert REPLAYED_HEADER in headers
+
+
+def test_what_an_earlier_release_answered_is_known(state: PartitionState) -> None:
+    command = opening("A-1", holder_name="Ada")
+    ((reply, _),) = replies(decided(state, command))
+    asked = fingerprint(command)
+    now = restored(Outcomes())
+    now.answers.remember(command_key(command.command_id, asked), Answer(CODEC.encode_reply(reply), asked, NOW))
+
+    ((again, headers),) = replies(decided(now, command))
+
+    assert (again, headers) == (reply, {FINGERPRINT_HEADER: asked, REPLAYED_HEADER: b"1"})
+
+
+def test_once_the_holder_is_erased_a_command_is_known_by_what_is_not_personal(state: PartitionState) -> None:
+    command = opening("A-1", holder_name="Ada")
+    ((first, _),) = replies(decided(state, command))
+    decided(state, make(EraseHolder, "A-1"))
+
+    again, renamed, other = replies(
+        decided(state, command, replace(command, holder_name="Bob"), replace(command, currency="CZK"))
+    )
+
+    assert (again[0], renamed[0]) == (first, first)
+    assert other[0].code == "command_id_reused"

@@ -51,6 +51,20 @@ def test_an_aborted_transaction_leaves_no_key_and_takes_none() -> None:
     assert keys.sealer.open(text, "A-1", "holder_name") == "Alice"
 
 
+def test_a_new_key_is_the_same_before_and_after_the_commit_and_none_once_it_is_erased_again() -> None:
+    keys = no_keys()
+    keys.begin()
+    keys.create("A-1", NOW)
+    keys.create("A-2", NOW)
+    before = keys.data_key("A-1")
+    keys.erase("A-2")
+    assert keys.data_key("A-2") is None
+    keys.commit()
+    assert before is not None
+    assert keys.data_key("A-1") == before
+    assert keys.data_key("A-2") is None
+
+
 def test_an_erased_key_is_gone_and_a_later_record_is_due() -> None:
     keys = no_keys()
     committed(keys, "A-1")

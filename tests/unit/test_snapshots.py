@@ -108,6 +108,7 @@ def test_a_snapshot_anywhere_is_as_good_as_none(commands: list[AnyCommand], cut:
     for account_id in cut_off.state.ids():
         from_snapshots.put_snapshot(account_id, cut_off.state.snapshot(account_id))
     from_snapshots.answers = cut_off.state.answers
+    from_snapshots.keys = cut_off.state.keys
     going_on = Service(from_snapshots)
     going_on.decide(commands[cut:])
 
