@@ -95,7 +95,13 @@ class KeyRing:
     def unwrap(self, subject_id: str, kek_id: str, wrapped: bytes) -> bytes:
         if kek_id not in self._ciphers and self._file is not None:
             # A key may have been added, and whoever was started later wraps with it already.
-            self._take(_some(_content(self._file), str(self._file)))
+            try:
+                self._take(_some(_content(self._file), str(self._file)))
+            except NotConfigured as error:
+                raise UnknownKek(
+                    f"the data key of {subject_id} is wrapped with key-encryption key {kek_id}, which was not in "
+                    f"{self._origin} at the start; now {error}"
+                ) from error
         cipher = self._ciphers.get(kek_id)
         if cipher is None:
             raise UnknownKek(

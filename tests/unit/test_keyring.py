@@ -107,6 +107,14 @@ class TestRotation:
         with pytest.raises(UnknownKek):
             rewrapped(ring(new=NEW), wrapped(ring(old=OLD), "A-1", DATA_KEY, 5))
 
+    @pytest.mark.parametrize("now", [None, "kek-2 !!!"])
+    def test_a_file_that_cannot_be_read_again_is_a_key_that_is_not_there(self, file: Path, now: str | None) -> None:
+        keys = KeyRing.read(written(file, line("old", OLD)))
+        kek_id, secret = ring(new=NEW).wrap("A-1", DATA_KEY)
+        file.unlink() if now is None else written(file, now)
+        with pytest.raises(UnknownKek, match=r"A-1.*new"):
+            keys.unwrap("A-1", kek_id, secret)
+
     def test_a_key_that_was_added_meanwhile_is_found_without_a_restart(self, file: Path) -> None:
         add_key(file, NOW)
         running = KeyRing.read(file)
