@@ -195,10 +195,11 @@ class Upkeep:
     def due(self, keys: Mapping[int, SubjectKeys]) -> Chores:
         """What the transaction under way is to write, after its commands were decided."""
         now = time.monotonic()
+        most = _REWRAPPED_AT_ONCE // max(1, sum(1 for each in keys.values() if each.outdated))
         due = Chores()
         for partition, each in keys.items():
             is_late = each.later_at is not None and each.later_at <= now
-            anew = each.rewrap(_REWRAPPED_AT_ONCE) if each.outdated else {}
+            anew = each.rewrap(max(1, most)) if each.outdated else {}
             if not is_late and not anew:
                 continue
             due.parts[partition] = each, is_late, anew

@@ -8,7 +8,7 @@ import pytest
 
 from command_service.keys import SubjectKeys, Upkeep
 from schemas.keyring import KeyRing
-from schemas.keys import ECHO_S, LATER_KEY, UnknownKek, WrapBroken
+from schemas.keys import ECHO_S, LATER_KEY, UnknownKek, WrapBroken, wrapped
 from schemas.sealing import ERASED
 from tests.unit.known_records import CODEC, KEEPER, no_keys
 
@@ -139,6 +139,20 @@ def test_keys_are_wrapped_anew_unless_the_transaction_changes_them() -> None:
     keys.commit()
     assert keys.outdated == set()
     assert not Upkeep("keys").waiting([keys])
+
+
+def test_one_transaction_wraps_no_more_anew_for_having_more_partitions() -> None:
+    partitions = {partition: SubjectKeys(CODEC, NEWER) for partition in range(3)}
+    for partition, keys in partitions.items():
+        for subject in (f"A-{partition}-{number}" for number in range(300)):
+            keys.take(subject.encode(), CODEC.encode_key(wrapped(KEEPER, subject, bytes(32), NOW)), 0)
+    upkeep, counts = Upkeep("keys"), []
+    while upkeep.waiting(partitions.values()):
+        due = upkeep.due(partitions)
+        counts.append(len(due.records))
+        due.committed()
+    assert sum(counts) == 900
+    assert max(counts) <= 500
 
 
 def test_a_key_encryption_key_that_is_missing_is_named() -> None:
