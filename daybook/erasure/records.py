@@ -52,7 +52,7 @@ class Seen:
     tombstone_at: datetime | None = None
     """When the tombstone was written that all keys but new ones are before."""
     keyed_again: bool = False
-    """There is a key behind the last tombstone: something personal came after the erasure."""
+    """There is a key behind the last tombstone. Nothing personal is accepted after an erasure, so it undoes it."""
     events: int = 0
     """How many events the account has."""
 

@@ -176,15 +176,21 @@ class Erasure:
             if not hits:
                 return Place(name, State.CLEAR, "there never was a key")
             return Place(name, State.FOUND, "the holder's data key, and no tombstone behind it")
+        if seen.keyed_again:
+            return Place(
+                name,
+                State.FOUND,
+                "a data key of the holder behind its tombstone, as after a restore from a backup: start the command "
+                f"service anew, then `daybook erase {self._account_id}` takes it away",
+            )
         if hits:
             return self._until(name, _said(hits), self._cleaning.keys_gone_at(seen.tombstone_at))
         gone_at = self._cleaning.keys_gone_at(erased_at(erased))
-        later = "there is a new key, of what was sealed after the erasure" if seen.keyed_again else ""
         # Files tell it themselves, to who knows what to look for in them.
         told = self._stack is not None and self._texts.has_secrets
         if self._whole and not told and datetime.now(UTC) < gone_at:
             return Place(name, State.PENDING, "the key is gone from the topic, and from the disks in time", gone_at)
-        return Place(name, State.CLEAR, later)
+        return Place(name, State.CLEAR)
 
     def _commands(self, name: str, hits: Collection[Hit], seen: Seen, erased: RecordedEvent) -> Place:
         topic = self._connections.topics.commands

@@ -111,19 +111,22 @@ def test_a_name_in_an_event_from_before_sealing_stays_and_is_found(deployed: Con
     assert found.detail.startswith("AccountCreated from before sealing at ")
 
 
-def test_a_key_is_found_until_compaction_has_taken_it_out_and_a_new_one_is_none(
+def test_a_key_is_found_until_compaction_has_taken_it_out_and_for_good_behind_its_tombstone(
     deployed: Connections, holder: Holder
 ) -> None:
     Log(deployed).append(holder.events())
     with KeyTopic(deployed, PARTITIONS, KeyRing.of(deployed)) as keys:
-        keys.give(holder.account_id)
+        key, _ = keys.give(holder.account_id)
+        value = keys.codec.encode_key(key)
         assert states(look(deployed, holder.account_id)) == {"keys": State.FOUND}
         keys.erase(holder.account_id)
         report = look(deployed, holder.account_id)
         assert states(report) == {"keys": State.PENDING}
         assert report.until is not None
-        keys.give(holder.account_id)
-        keys.erase("B-2")
+        keys.put(holder.account_id.encode(), value, partition_of(holder.account_id, PARTITIONS))
+        (place,) = (place for place in look(deployed, holder.account_id).places if place.state is State.FOUND)
+        assert "behind its tombstone" in place.detail
+        keys.erase(holder.account_id)
     assert states(look(deployed, holder.account_id)) == {"keys": State.PENDING}
 
 
