@@ -21,6 +21,7 @@ from schemas.commands import CommandReply, CommandStatus, Deposit, Refund
 from schemas.connections import Connections
 from schemas.events import CHAIN_START, AccountCreated, MoneyDeposited, MoneyRefunded, MoneyWithdrawn
 from schemas.released import newest, record_name
+from schemas.sealing import is_sealed
 from schemas.topics import FINGERPRINT_HEADER, REPLAYED_HEADER, partition_of, subject
 from tests.conftest import PARTITIONS, Ledger
 from tests.processes import Process, environment, until
@@ -50,8 +51,11 @@ def test_commands_are_answered_and_their_events_carry_who_when_and_why(wire: Wir
         (CommandStatus.ACCEPTED, n, 1) for n in (1, 2, 3, 4)
     ]
     stream = wire.events()[account]
+    created = stream[0].event
+    assert isinstance(created, AccountCreated)
+    assert is_sealed(created.holder_name)
     assert [recorded.event for recorded in stream] == [
-        AccountCreated(currency="EUR", holder_name="Alice", overdraft_limit_minor=500),
+        AccountCreated(currency="EUR", holder_name=created.holder_name, overdraft_limit_minor=500),
         MoneyDeposited(amount_minor=20_000, currency="EUR", balance_minor=20_000),
         MoneyWithdrawn(amount_minor=20_500, currency="EUR", balance_minor=-500),
         MoneyRefunded(amount_minor=500, currency="EUR", balance_minor=0, withdrawal_sequence=3),
@@ -301,7 +305,7 @@ def test_it_refuses_topics_with_different_numbers_of_partitions(
     connections: Connections, start: Callable[..., Process]
 ) -> None:
     topics = connections.topics
-    names = [topics.commands, topics.followups, topics.events, topics.snapshots, topics.replies]
+    names = [topics.commands, topics.followups, topics.events, topics.snapshots, topics.replies, topics.subject_keys]
     with AdminClient(connections.kafka()) as admin:
         for answer in admin.create_topics([NewTopic(name, 2 + (name == topics.events), 1) for name in names]).values():
             answer.result()
