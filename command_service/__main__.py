@@ -30,7 +30,6 @@ from schemas.keyring import KeyRing
 from schemas.keys import WrapBroken
 from schemas.login import LoginWatch
 from schemas.registry import Registry, SchemaNotRegistered, look_up_patiently
-from schemas.sealing import SealBroken
 from schemas.telemetry import endpoint, logs, traces
 from schemas.telemetry.quiet import kafka_logger
 from schemas.topics import Topics
@@ -56,7 +55,6 @@ _FAILURES: Final = (
     SnapshotDiffers,
     SpillFailed,
     WrapBroken,
-    SealBroken,
     RestoreStalled,
     ProducerLost,
     KafkaException,

@@ -35,9 +35,8 @@ from schemas.commands import (
     ReceiveTransfer,
     ReturnTransfer,
 )
-from schemas.keys import UnknownKek, WrapBroken
+from schemas.keys import UnknownKek
 from schemas.registry import RegistryUnavailable
-from schemas.sealing import SealBroken
 from schemas.telemetry.traces import TRACEPARENT, Span, Tracer, parent
 from schemas.topics import FINGERPRINT_HEADER, FOLLOW_UP_FINGERPRINT, REPLAYED_HEADER, Topics, partition_of
 
@@ -91,7 +90,7 @@ class Handler:
 
         Raises:
             RegistryUnavailable: its schema is not known here and cannot be asked for; the record is untouched.
-            SnapshotDamaged, SpillFailed, UnknownKek, WrapBroken, SealBroken: what is held of its account cannot be had.
+            SnapshotDamaged, SpillFailed, UnknownKek: what is held of its account, or its holder's key, cannot be had.
         """
         value = record.value()
         is_follow_up = record.topic() == self._followups
@@ -120,12 +119,13 @@ class Handler:
                 self._turn_away(command, home, entry, now, outcomes, span)
             else:
                 self.decide(command, home, entry, overlay, now, outcomes, span)
-        except (SnapshotDamaged, SpillFailed, UnknownKek, WrapBroken, SealBroken):
+        except (SnapshotDamaged, SpillFailed, UnknownKek):
             # The state cannot be had, which is no fault of the command.
             raise
         except Exception as error:
             # Whatever goes wrong between decoding and encoding is a defect of ours, of which the record is the
-            # witness. It is kept in full, and the other accounts' commands go on.
+            # witness; or one account's key or sealed text was damaged. The record is kept in full, and the other
+            # accounts' commands go on.
             _log.exception("parked %s: deciding it failed", origin(record), extra=place(record) | _ids(command))
             if span is not None:
                 span.note(daybook__outcome="parked", daybook__code="undecidable")

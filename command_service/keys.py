@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
+from itertools import chain, islice
 from typing import Final
 
 from command_service.records import Outgoing
@@ -32,6 +32,9 @@ _log: Final = logging.getLogger(__name__)
 
 _REWRAPPED_AT_ONCE: Final = 500
 """Keys wrapped anew in one transaction: some ten milliseconds' work."""
+
+_TRIED: Final = 5
+"""How many keys of one key-encryption key must be damaged to say that it is another."""
 
 Undo = Callable[[], None]
 
@@ -79,19 +82,30 @@ class SubjectKeys:
             self.outdated.add(subject_id)
 
     def check(self) -> None:
-        """Look whether every key can be unwrapped, by one of each key-encryption key. A restore has ended.
+        """Look whether keys can be unwrapped, by some of each key-encryption key. A restore has ended.
+
+        A single key that cannot be unwrapped is its holder's matter; where none can, the key-encryption key is not the
+        one that it was.
 
         Raises: `UnknownKek`, `WrapBroken`.
         """
-        seen: set[str] = set()
-        for subject_id in self.outdated:
+        tried: dict[str, int] = {}
+        good: set[str] = set()
+        failed: dict[str, WrapBroken] = {}
+        current = islice((s for s in self._committed if s not in self.outdated), _TRIED)
+        for subject_id in chain(self.outdated, current):
             kek_id = self._codec.kek_of(self._committed[subject_id])
-            if kek_id not in seen:
-                seen.add(kek_id)
+            if kek_id in good or tried.get(kek_id, 0) >= _TRIED:
+                continue
+            tried[kek_id] = tried.get(kek_id, 0) + 1
+            try:
                 self.data_key(subject_id)
-        newest = next((s for s in self._committed if s not in self.outdated), None)
-        if newest is not None:
-            self.data_key(newest)
+                good.add(kek_id)
+            except WrapBroken as error:
+                failed.setdefault(kek_id, error)
+        for kek_id, first in failed.items():
+            if kek_id not in good:
+                raise first
 
     def begin(self) -> None:
         """A transaction begins anew: what the one before changed and did not commit is dropped."""
@@ -150,8 +164,14 @@ class SubjectKeys:
     def rewrap(self, most: int) -> dict[str, bytes]:
         """Some outdated keys, wrapped anew, by subject: those that the transaction under way leaves alone."""
         found: dict[str, bytes] = {}
-        for subject_id in islice((s for s in self.outdated if s not in self._pending), most):
-            key = rewrapped(self._keeper, self._decoded(subject_id, self._committed[subject_id]))
+        for subject_id in list(islice((s for s in self.outdated if s not in self._pending), most)):
+            try:
+                key = rewrapped(self._keeper, self._decoded(subject_id, self._committed[subject_id]))
+            except WrapBroken as error:
+                # Nobody can read what it seals, wrapped anew or not.
+                _log.error("left as it is: %s", error, extra={"account_id": subject_id})
+                self.outdated.discard(subject_id)
+                continue
             found[subject_id] = self._committed[subject_id] if key is None else self._codec.encode_key(key)
         return found
 

@@ -7,20 +7,23 @@ from typing import Final
 from msgspec.structs import replace
 
 from command_service.answers import FINGERPRINT_BYTES, fingerprint
-from command_service.domain.account import Account, is_personal
+from command_service.domain.account import Account
 from command_service.keys import SubjectKeys
 from command_service.packing import Entry
-from schemas.commands import AnyCommand, ChangeHolder, CloseAccount, EraseHolder, FromClient, OpenAccount
-from schemas.events import AccountClosed, AccountCreated, Event, HolderChanged
+from schemas.commands import AnyCommand, EraseHolder, FromClient
+from schemas.events import Event
+from schemas.personal import PERSONAL_FIELDS, is_personal, personal_texts, replaced
 from schemas.sealing import ERASED, Sealer, is_sealed
 
-_OF_HOLDERS: Final = (OpenAccount, EraseHolder)
+_NOTHING_SAID: Final = {"holder_name": ""}
+"""What stands in place of a personal field that may not be None."""
+
 _HALF: Final = FINGERPRINT_BYTES // 2
 
 
 def concerns_holder(command: AnyCommand, entry: Entry | None) -> bool:
     """Whether the key of the holder is needed, or erased."""
-    if isinstance(command, _OF_HOLDERS) or is_personal(command):
+    if is_personal(command) or isinstance(command, EraseHolder):
         return True
     if command.reason is None or not is_sealed(command.reason) or entry is None:
         return False
@@ -43,7 +46,7 @@ def remembered_as(command: AnyCommand, asked: bytes, keys: SubjectKeys) -> bytes
     So what is personal counts in the second half alone, which is keyed with the holder's key, and not at all where
     there is none, as for an account that is not opened. Raises as `SubjectKeys.data_key`.
     """
-    if not _is_about_holder(command):
+    if not is_personal(command):
         return asked
     secret, impersonal = keys.data_key(command.account_id), fingerprint(_impersonal(command))
     return impersonal if secret is None else impersonal[:_HALF] + fingerprint(command, secret)[:_HALF]
@@ -57,27 +60,17 @@ def asks_again(command: AnyCommand, asked: bytes, remembered: bytes, keys: Subje
     """
     if remembered == asked:
         return True
-    if not _is_about_holder(command):
+    if not is_personal(command):
         return False
     now, impersonal = remembered_as(command, asked, keys), fingerprint(_impersonal(command))
     return remembered in (now, impersonal) or (now == impersonal and remembered[:_HALF] == impersonal[:_HALF])
-
-
-def _is_about_holder(command: AnyCommand) -> bool:
-    return is_personal(command) or isinstance(command, OpenAccount)
 
 
 def _impersonal(command: AnyCommand) -> AnyCommand:
     """A command without what is personal in it."""
     if isinstance(command, FromClient) and command.reason_is_personal:
         command = replace(command, reason=None)
-    match command:
-        case OpenAccount() | ChangeHolder():
-            return replace(command, holder_name="", holder_email=None)
-        case CloseAccount():
-            return replace(command, payout_reference=None)
-        case _:
-            return command
+    return replaced(command, {name: _NOTHING_SAID.get(name) for name in PERSONAL_FIELDS.get(type(command), ())})
 
 
 def known(command: AnyCommand, entry: Entry | None, keys: SubjectKeys) -> Account | None:
@@ -101,15 +94,5 @@ def known(command: AnyCommand, entry: Entry | None, keys: SubjectKeys) -> Accoun
 
 def sealed(event: Event, sealer: Sealer, account_id: str, event_id: str) -> Event:
     """An event with what is personal in it sealed. Raises as `Sealer.seal`."""
-
-    def seal(text: str | None, field: str) -> str | None:
-        return None if text is None else sealer.seal(text, account_id, event_id, field)
-
-    match event:
-        case AccountCreated() | HolderChanged():
-            name = sealer.seal(event.holder_name, account_id, event_id, "holder_name")
-            return replace(event, holder_name=name, holder_email=seal(event.holder_email, "holder_email"))
-        case AccountClosed():
-            return replace(event, payout_reference=seal(event.payout_reference, "payout_reference"))
-        case _:
-            return event
+    texts = personal_texts(event)
+    return replaced(event, {name: sealer.seal(text, account_id, event_id, name) for name, text in texts.items()})

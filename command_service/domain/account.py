@@ -26,7 +26,6 @@ from schemas.commands import (
     EraseHolder,
     FollowUp,
     Freeze,
-    FromClient,
     FromLedger,
     OpenAccount,
     ReceiveTransfer,
@@ -55,6 +54,7 @@ from schemas.events import (
     TransferSent,
 )
 from schemas.money import INT64_MAX, format_amount
+from schemas.personal import is_personal
 from schemas.sealing import ERASED
 
 
@@ -238,17 +238,6 @@ def _follow(state: Account | None, command: FollowUp) -> Decision:
     if state.status is Status.CLOSED:
         return _closed(command)
     return _receive(state, command)
-
-
-def is_personal(command: AnyCommand) -> bool:
-    """Whether a command says something that is to be sealed."""
-    match command:
-        case ChangeHolder():
-            return True
-        case CloseAccount() if command.payout_reference is not None:
-            return True
-        case _:
-            return isinstance(command, FromClient) and command.reason_is_personal and command.reason is not None
 
 
 def _open(state: Account | None, command: OpenAccount) -> Decision:

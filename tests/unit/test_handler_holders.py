@@ -182,3 +182,17 @@ def test_once_the_holder_is_erased_a_command_is_known_by_what_is_not_personal(st
 
     assert (again[0], renamed[0]) == (first, first)
     assert other[0].code == "command_id_reused"
+
+
+def test_a_damaged_key_parks_what_needs_it_and_nothing_else(state: PartitionState) -> None:
+    (key,) = keys_written(decided(state, opening("A-1")))
+    assert key is not None
+    state.keys.take(b"A-1", key[:-9] + bytes([key[-9] ^ 1]) + key[-8:], 0)
+    state.keys.sealer.forget("A-1")
+
+    after = decided(state, make(ChangeHolder, "A-1", holder_name="Bob"), deposit("A-1", 5))
+
+    (parked,) = (dict(o.headers or []) for o in after.outgoing if o.topic == TOPICS.parked)
+    assert parked["parked-reason"] == b"undecidable"
+    assert b"data key of A-1" in (parked["parked-detail"] or b"")
+    assert len(reasons(after)) == 1

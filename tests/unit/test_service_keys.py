@@ -169,3 +169,29 @@ def test_a_key_under_another_subjects_id_is_not_used() -> None:
     keys.take(b"A-2", value, 0)
     with pytest.raises(WrapBroken, match="under A-2"):
         keys.check()
+
+
+def damaged(value: bytes) -> bytes:
+    """A key's record with a bit of the wrapped key turned."""
+    return value[:-9] + bytes([value[-9] ^ 1]) + value[-8:]
+
+
+def test_one_damaged_key_among_others_stops_nothing() -> None:
+    values = committed(no_keys(), "A-1", "A-2")
+    keys = no_keys()
+    keys.take(b"A-1", damaged(values[0]), 0)
+    keys.take(b"A-2", values[1], 0)
+    keys.check()
+    assert keys.data_key("A-2") is not None
+    with pytest.raises(WrapBroken):
+        keys.data_key("A-1")
+
+
+def test_a_damaged_key_is_left_as_it_is_when_others_are_wrapped_anew() -> None:
+    values = committed(no_keys(), "A-1", "A-2")
+    keys = SubjectKeys(CODEC, NEWER)
+    keys.take(b"A-1", damaged(values[0]), 0)
+    keys.take(b"A-2", values[1], 0)
+    assert list(keys.rewrap(10)) == ["A-2"]
+    keys.rewrote(keys.rewrap(10))
+    assert not keys.outdated
