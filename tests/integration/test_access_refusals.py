@@ -36,7 +36,7 @@ from deploy.access.principals import (
 from deploy.brokers import Brokers
 from deploy.errors import Refused
 from schemas.connections import Connections
-from tests.processes import Process, until
+from tests.processes import Process, free_port, until
 from tests.secured import Secured, daybook
 
 WRITERS = {
@@ -360,7 +360,8 @@ def test_a_reader_with_a_wrong_password_is_told_so(secured: Secured) -> None:
 def test_a_program_with_a_wrong_password_for_kafka_ends_and_says_so(
     secured: Secured, tmp_path: Path, who: str, program: tuple[str, ...]
 ) -> None:
-    env = secured.environment(who, DAYBOOK_KAFKA_SASL_PASSWORD=WRONG.get_secret_value())
+    mine = {"DAYBOOK_KAFKA_SASL_PASSWORD": WRONG.get_secret_value(), "DAYBOOK_ACTIVITY_PORT": str(free_port())}
+    env = secured.environment(who, **mine)
     assert_ends(Process(*program, env=env, log=tmp_path / "log"), "DAYBOOK_KAFKA_SASL")
 
 
