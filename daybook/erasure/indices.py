@@ -6,16 +6,18 @@ keeps what a retention lease asks for, which a copy of the shard might have yet 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
-from elasticsearch import ApiError, NotFoundError
+from elasticsearch import ApiError, BadRequestError, NotFoundError
 from elasticsearch.helpers import scan
 
 from daybook.elasticsearch import address, answering, connect
 from daybook.erasure.places import Place, State
 from daybook.erasure.texts import Texts
+from daybook.errors import Unreachable
 from daybook.progress import Progress, Tell
 from schemas.connections import Connections
 from schemas.sealing import ERASED
@@ -44,8 +46,12 @@ class Indices:
         self._names = connections.indices
         self._address = address(connections)
         self._client = connect(connections, timeout_s)
-        self._purged: set[str] = set()
-        """Indices that were merged after the lease had gone on past the erasure."""
+        self._since: dict[str, int] = {}
+        """By index, the number of the operation by which the document was first seen without the holder. What is to be
+        off the disk is older, however often the account moves since."""
+        self._purged: dict[str, int | None] = {}
+        """By index that was merged after the leases had gone on, the number that they had gone past; None where there
+        was no document. One that a projector was about to write may come yet."""
         self._scanned: set[str] = set()
         """Indices in which no document has a text of the holder's."""
 
@@ -59,13 +65,26 @@ class Indices:
         overwritten here, under the version that it has. What came after the erasure is left as it is.
         """
         for index, live in self._concrete(self._names.accounts):
-            yield self._current(index, live, sequence, tell)
+            yield self._unless_closed(index, partial(self._current, index, live, sequence, tell))
 
     def trail(self, tell: Tell) -> Iterator[Place]:
         """The audit trail, which has sealed texts: a page at a time, all of it."""
         for index, _ in self._concrete(self._names.account_events):
-            found = self._found_in(index, tell)
-            yield Place(f"index {index}", State.FOUND if found else State.CLEAR, _documents(found))
+            yield self._unless_closed(index, partial(self._entries, index, tell))
+
+    def _entries(self, index: str, tell: Tell) -> Place:
+        found = self._found_in(index, tell)
+        return Place(f"index {index}", State.FOUND if found else State.CLEAR, _documents(found))
+
+    def _unless_closed(self, index: str, look: Callable[[], Place]) -> Place:
+        try:
+            return look()
+        except Unreachable as error:
+            if isinstance(error.__cause__, BadRequestError) and error.__cause__.message == "index_closed_exception":
+                return Place(
+                    f"index {index}", State.FOUND, "it is closed, and cannot be looked through: open it, or delete it"
+                )
+            raise
 
     def _concrete(self, alias: str) -> Iterator[tuple[str, bool]]:
         """The indices behind an alias, past, present and to be, and whether each is the live one. None is no failure:
@@ -84,6 +103,7 @@ class Indices:
             except NotFoundError:
                 found = None
         if found is not None and not _is_erased(found["_source"]) and found["_source"].get("sequence", 0) < sequence:
+            self._since.pop(index, None)
             if live:
                 return Place(name, State.PENDING, "the search projector has yet to read the erasure: is it running?")
             if not self._overwritten(index, found.body):
@@ -95,20 +115,22 @@ class Indices:
             if documents := self._found_in(index, tell):
                 return Place(name, State.FOUND, _documents(documents))
             self._scanned.add(index)
-        return self._on_disk(index, name, None if found is None else int(found["_seq_no"]))
+        return self._on_disk(
+            index, name, None if found is None else self._since.setdefault(index, int(found["_seq_no"]))
+        )
 
     def _on_disk(self, index: str, name: str, seq_no: int | None) -> Place:
-        """Whether what was overwritten is off the disk; merges where that is due."""
+        """Whether what was overwritten before that operation is off the disk; merges where that is due."""
+        if index in self._purged and self._purged[index] == seq_no:
+            return Place(name, State.CLEAR)
         with answering(self._address, index):
-            if index in self._purged:
-                return Place(name, State.CLEAR)
             try:
                 # A flush ends the translog, and lets the lease go on.
                 self._client.indices.flush(index=index, force=True, wait_if_ongoing=True)
                 # What is deleted is counted as searches see it.
                 self._client.indices.refresh(index=index)
-                shards, deleted = self._shards(index)
-                if deleted and seq_no is not None and not all(_is_past(shard, seq_no) for shard in shards):
+                copies, deleted = self._copies(index)
+                if deleted and seq_no is not None and not all(_is_past(copy, seq_no) for copy in copies):
                     return Place(name, State.PENDING, "overwritten, until its segment may be merged", _soon())
                 if deleted:
                     self._merge(index)
@@ -116,14 +138,16 @@ class Indices:
                 if error.meta.status != _FORBIDDEN:
                     raise
                 return Place(name, State.PENDING, "overwritten; who asks may not merge segments (docs/SECURITY.md)")
-        self._purged.add(index)
+        self._purged[index] = seq_no
         return Place(name, State.CLEAR)
 
-    def _shards(self, index: str) -> tuple[list[Mapping[str, Any]], int]:
-        """Each copy of each shard, and how many documents are deleted in them."""
+    def _copies(self, index: str) -> tuple[Sequence[Mapping[str, Any]], int]:
+        """Each copy of the shard that has the account, and how many documents are deleted in them. Operations are
+        counted by shard: in the others the numbers mean something else."""
+        (one,) = self._client.search_shards(index=index, routing=self._account_id).body["shards"]
         found = self._client.indices.stats(index=index, level="shards", metric="docs").body["indices"].get(index, {})
-        shards = [copy for copies in found.get("shards", {}).values() for copy in copies]
-        return shards, sum(int(shard["docs"]["deleted"]) for shard in shards)
+        copies = found.get("shards", {}).get(str(one[0]["shard"]), ())
+        return copies, sum(int(copy["docs"]["deleted"]) for copy in copies)
 
     def _merge(self, index: str) -> None:
         client = self._client.options(request_timeout=_MERGE_TIMEOUT_S)

@@ -210,6 +210,64 @@ def test_the_live_index_is_waited_for_and_a_kept_one_overwritten(
         assert client.get(index=live, id=holder.account_id)["_source"]["holder_name"] == "Ada Lovelace"
 
 
+def test_what_is_written_to_an_index_that_was_clear_is_waited_for(
+    deployed: Connections, holder: Holder, client: Elasticsearch
+) -> None:
+    index = f"{deployed.indices.accounts}-000003"
+    client.indices.create(index=index)
+    document = {"account_id": holder.account_id, "holder_name": holder.name, "sequence": 1}
+    erased = {"holder_name": ERASED.value, "holder_erased": True, "sequence": 2}
+
+    def viewed() -> Place:
+        return next(place for place in indices.view(2, untold) if place.name == f"index {index}")
+
+    with closing(Indices(deployed, holder.account_id, Texts([holder.name]), timeout_s=30)) as indices:
+        assert viewed().state is State.CLEAR
+        # A projector had read the name before the erasure, and writes it now.
+        put(client, index, holder.account_id, document)
+        put(client, index, holder.account_id, document | erased)
+        place = viewed()
+    assert (place.state, place.detail) == (State.PENDING, "overwritten, until its segment may be merged")
+
+
+def test_a_closed_index_may_have_anything(deployed: Connections, holder: Holder, client: Elasticsearch) -> None:
+    names = [f"{alias}-000005" for alias in (deployed.indices.accounts, deployed.indices.account_events)]
+    for index in names:
+        client.indices.create(index=index, wait_for_active_shards=1)
+        client.indices.close(index=index)
+    with closing(Indices(deployed, holder.account_id, Texts([holder.name]), timeout_s=30)) as indices:
+        places = [*indices.view(2, untold), *indices.trail(untold)]
+    found = [place for place in places if "is closed" in place.detail]
+    assert [(place.name, place.state) for place in found] == [(f"index {index}", State.FOUND) for index in names]
+    for index in names:
+        client.indices.delete(index=index)
+
+
+def test_shards_that_do_not_have_the_account_are_not_waited_for(
+    deployed: Connections, holder: Holder, client: Elasticsearch
+) -> None:
+    index = f"{deployed.indices.accounts}-000004"
+    client.indices.create(index=index, settings={"index.number_of_shards": 2})
+
+    def shard(account_id: str) -> int:
+        (copies,) = client.search_shards(index=index, routing=account_id)["shards"]
+        return int(copies[0]["shard"])
+
+    mine = shard(holder.account_id)
+    names = [f"N-{n}" for n in range(40)]
+    for name in names:
+        put(client, index, name, {"account_id": name, "holder_name": "Bob", "sequence": 1})
+    # Few operations, and one document that was overwritten.
+    other = next(name for name in names if shard(name) != mine)
+    put(client, index, other, {"account_id": other, "holder_name": "Bob", "sequence": 2})
+    erased = {"holder_name": ERASED.value, "holder_erased": True, "sequence": 2}
+    put(client, index, holder.account_id, {"account_id": holder.account_id} | erased)
+
+    with closing(Indices(deployed, holder.account_id, Texts([holder.name]), timeout_s=30)) as indices:
+        place = next(place for place in indices.view(2, untold) if place.name == f"index {index}")
+    assert place.state is State.CLEAR
+
+
 def test_a_ledger_without_search_analytics_and_cache_is_verified_without(deployed: Connections, holder: Holder) -> None:
     Log(deployed).append(holder.events())
     without = deployed.model_copy(
