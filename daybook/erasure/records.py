@@ -182,7 +182,9 @@ class RecordSearch:
 
     def _in_headers(self, message: Message) -> list[str]:
         found: list[str] = []
-        for value in dict(message.headers() or ()).values():
+        headers = message.headers() or ()
+        # A name may stand there several times.
+        for _, value in headers.items() if isinstance(headers, dict) else headers:
             found += self._texts.found(value.encode() if isinstance(value, str) else value)
         return found
 

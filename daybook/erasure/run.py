@@ -100,8 +100,12 @@ class Erasure:
         """Places that were clear when they were looked at after the erasure: nothing comes back there. And the log,
         where what is there stays."""
         self._order: tuple[str, ...] = ()
-        self._whole = True
-        """Whether this is the first look, in which everything is read."""
+        self._trail: tuple[Place, ...] | None = None
+        """The audit trail, once it was looked at: what is there stays as well."""
+        self._had: set[str] = set()
+        """Topics in which something was read."""
+        self._unread_at: dict[str, datetime] = {}
+        """By topic of which that is so, when nothing was read any more. Its bytes go later."""
 
     def __enter__(self) -> Self:
         return self
@@ -121,6 +125,11 @@ class Erasure:
         topics = [topic for topic in self._records.all_topics if _topic(topic) not in self._settled]
         seen = self._records.look(topics, tell)
         erased = self._must_be_erased(seen)
+        for topic in topics:
+            if seen.hits[topic]:
+                self._had.add(topic)
+            elif topic in self._had:
+                self._unread_at.setdefault(topic, datetime.now(UTC))
         places = [place for topic in topics for place in self._in_topic(topic, seen, erased)]
         places += self._elsewhere(erased, tell)
         if self._stack is not None and FILES not in self._settled:
@@ -130,7 +139,6 @@ class Erasure:
         for place in places:
             if place.state in (State.CLEAR, State.UNSEEN) or place.name == events:
                 self._settled[place.name] = place
-        self._whole = False
         # In the order of the first look, without what is no longer found.
         now = self._settled | {place.name: place for place in places}
         self._order = tuple(dict.fromkeys((*self._order, *now)))
@@ -172,23 +180,27 @@ class Erasure:
             yield self._expiring(name, hits)
 
     def _key(self, name: str, hits: Collection[Hit], seen: Seen, erased: RecordedEvent) -> Place:
-        if seen.tombstone_at is None:
-            if not hits:
-                return Place(name, State.CLEAR, "there never was a key")
-            return Place(name, State.FOUND, "the holder's data key, and no tombstone behind it")
         if seen.keyed_again:
+            # The service gives an erased holder no key: this one may be the old one, which opens what is sealed.
             return Place(
                 name,
                 State.FOUND,
                 "a data key of the holder behind its tombstone, as after a restore from a backup: start the command "
                 f"service anew, then `daybook erase {self._account_id}` takes it away",
             )
+        if seen.tombstone_at is None:
+            if not hits:
+                return Place(name, State.CLEAR, "there never was a key")
+            return Place(name, State.FOUND, "the holder's data key, and no tombstone behind it")
         if hits:
             return self._until(name, _said(hits), self._cleaning.keys_gone_at(seen.tombstone_at))
+        topic = self._connections.topics.subject_keys
         gone_at = self._cleaning.keys_gone_at(erased_at(erased))
+        if topic in self._unread_at:
+            gone_at = max(gone_at, self._unread_at[topic] + self._cleaning.timing(topic).deletion)
         # Files tell it themselves, to who knows what to look for in them.
         told = self._stack is not None and self._texts.has_secrets
-        if self._whole and not told and datetime.now(UTC) < gone_at:
+        if not told and datetime.now(UTC) < gone_at:
             return Place(name, State.PENDING, "the key is gone from the topic, and from the disks in time", gone_at)
         return Place(name, State.CLEAR)
 
@@ -205,13 +217,14 @@ class Erasure:
         return self._off_the_disks(name, topic, erased)
 
     def _off_the_disks(self, name: str, topic: str, erased: RecordedEvent) -> Place:
-        """What can no longer be read there may be in files, which tell it themselves where they can be looked at."""
+        """What can no longer be read there may be in files for a while. Those that can be looked at tell of texts that
+        are known; a command may have had others."""
         timing = self._cleaning.timing(topic)
-        deleted_at = self._cleaning.deleted_at.get(topic)
-        if deleted_at is None and self._whole:
+        deleted_at = self._cleaning.deleted_at.get(topic) or self._unread_at.get(topic)
+        if deleted_at is None and not (self._stack is not None and self._texts.in_files):
             # Somebody else may have deleted it, at the latest when an erasure may.
             deleted_at = erased_at(erased) + timing.segment
-        if self._stack is None and deleted_at is not None and datetime.now(UTC) < deleted_at + timing.deletion:
+        if deleted_at is not None and datetime.now(UTC) < deleted_at + timing.deletion:
             detail = "nothing can be read any more; what was deleted leaves the disks in time"
             return Place(name, State.PENDING, detail, deleted_at + timing.deletion)
         return Place(name, State.CLEAR)
@@ -266,10 +279,14 @@ class Erasure:
         else:
             # Looked at each time: an index that was overwritten is then merged.
             yield "", lambda: indices.view(erased.sequence, tell)
-            if self._whole:
-                yield "", lambda: indices.trail(tell)
+            yield "", lambda: self._in_trail(indices, tell)
         yield "Redis", self._redis(tell)
         yield "Iceberg table", self._iceberg(tell)
+
+    def _in_trail(self, indices: Indices, tell: Tell) -> Iterator[Place]:
+        if self._trail is None:
+            self._trail = tuple(indices.trail(tell))
+        return iter(self._trail)
 
     def _redis(self, tell: Tell) -> Callable[[], Iterator[Place]]:
         def look() -> Iterator[Place]:

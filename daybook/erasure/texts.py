@@ -37,6 +37,11 @@ class Texts:
     def has_secrets(self) -> bool:
         return bool(self._secrets)
 
+    @property
+    def in_files(self) -> bool:
+        """Whether files tell of all that was given: none of it is too short, or another account's as well."""
+        return bool(self.texts) and not self.too_short and not self.elsewhere
+
     def found(self, data: bytes | None) -> list[str]:
         """Which of the texts are in a record or a document, as they are written."""
         if not data:

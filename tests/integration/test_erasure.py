@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 
 import pytest
 import redis
-from confluent_kafka import Producer
+from confluent_kafka import OFFSET_END, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 from elasticsearch import Elasticsearch
 
 from daybook.erasure.indices import Indices
@@ -30,6 +31,7 @@ from tests.conftest import PARTITIONS
 from tests.event_log import Log
 from tests.recorded import recorded
 from tests.subject_keys import KeyTopic
+from tests.wire import Wire, opening
 
 KEY = new_data_key()
 SEALER = Sealer(lambda _: KEY)
@@ -111,23 +113,51 @@ def test_a_name_in_an_event_from_before_sealing_stays_and_is_found(deployed: Con
     assert found.detail.startswith("AccountCreated from before sealing at ")
 
 
-def test_a_key_is_found_until_compaction_has_taken_it_out_and_for_good_behind_its_tombstone(
+def test_a_key_is_found_until_compaction_has_taken_it_out(
     deployed: Connections, holder: Holder
 ) -> None:
     Log(deployed).append(holder.events())
     with KeyTopic(deployed, PARTITIONS, KeyRing.of(deployed)) as keys:
-        key, _ = keys.give(holder.account_id)
-        value = keys.codec.encode_key(key)
+        keys.give(holder.account_id)
         assert states(look(deployed, holder.account_id)) == {"keys": State.FOUND}
         keys.erase(holder.account_id)
         report = look(deployed, holder.account_id)
         assert states(report) == {"keys": State.PENDING}
         assert report.until is not None
-        keys.put(holder.account_id.encode(), value, partition_of(holder.account_id, PARTITIONS))
-        (place,) = (place for place in look(deployed, holder.account_id).places if place.state is State.FOUND)
-        assert "behind its tombstone" in place.detail
-        keys.erase(holder.account_id)
+        keys.give("B-2")
     assert states(look(deployed, holder.account_id)) == {"keys": State.PENDING}
+
+
+def test_a_key_behind_the_tombstone_is_found_since_it_opens_what_is_sealed(
+    deployed: Connections, holder: Holder
+) -> None:
+    Log(deployed).append(holder.events())
+    with KeyTopic(deployed, PARTITIONS, KeyRing.of(deployed)) as keys:
+        # As after compaction has taken out the one before.
+        keys.erase(holder.account_id)
+        keys.give(holder.account_id)
+    (found,) = (place for place in look(deployed, holder.account_id).places if place.state is State.FOUND)
+    assert found.name.endswith("subject.keys")
+    assert "behind its tombstone" in found.detail
+
+
+def test_commands_that_were_deleted_are_pending_until_they_are_off_the_disks(
+    deployed: Connections, holder: Holder
+) -> None:
+    Log(deployed).append(holder.events())
+    topic, partition = deployed.topics.commands, partition_of(holder.account_id, PARTITIONS)
+    with Wire(deployed, PARTITIONS) as wire:
+        wire.send(opening(holder.account_id, holder_name=holder.name))
+        wire.flush()
+    # Years after the erasure, by whose time nothing would be waited for.
+    with Erasure(deployed, holder.account_id, Texts(()), timeout_s=30) as erasure:
+        assert states(erasure.look(untold)) == {"commands": State.PENDING}
+        with AdminClient(deployed.kafka()) as admin:
+            (deleted,) = admin.delete_records([TopicPartition(topic, partition, OFFSET_END)]).values()
+            deleted.result(30)
+        report = erasure.look(untold)
+    assert states(report) == {"commands": State.PENDING}
+    assert report.until is not None
 
 
 def test_texts_in_others_records_are_theirs_and_in_ones_own_are_found(deployed: Connections, holder: Holder) -> None:
@@ -162,6 +192,20 @@ def test_redis_is_looked_through_whatever_keys_hold(deployed: Connections, holde
         assert states(look(deployed, holder.account_id, holder.name)) == {}
         cache.rpush("somebody's list", "x", f"... {holder.name} ...")
         assert states(look(deployed, holder.account_id, holder.name)) == {"Redis": State.FOUND}
+
+
+def test_what_the_audit_trail_has_is_found_however_often_it_is_looked_for(
+    deployed: Connections, holder: Holder, client: Elasticsearch
+) -> None:
+    Log(deployed).append(holder.events())
+    index = f"{deployed.indices.account_events}-000001"
+    client.indices.create(index=index)
+    found = {"account_id": holder.account_id, "reason": f"for {holder.name}"}
+    client.index(index=index, id=f"{holder.account_id}/1", document=found, refresh=True)
+    with Erasure(deployed, holder.account_id, Texts([holder.name]), timeout_s=30) as erasure:
+        for _ in range(2):
+            (place,) = (place for place in erasure.look(untold).places if place.state is State.FOUND)
+            assert place.name == f"index {index}"
 
 
 def put(client: Elasticsearch, index: str, account_id: str, found: dict[str, object]) -> None:
