@@ -45,8 +45,11 @@ def look(folder: Path, account_id: str, texts: Texts, tell: Tell) -> list[Path]:
 def _files(folder: Path) -> Iterator[tuple[Path, int]]:
     """Each regular file once, with its size. A folder that is a link is entered: some servers' are elsewhere."""
     seen: set[tuple[int, int]] = set()
-    for where, folders, names in os.walk(folder, followlinks=True):
-        status = Path(where).stat()
+    for where, folders, names in os.walk(folder, onerror=_unless_gone, followlinks=True):
+        try:
+            status = Path(where).stat()
+        except FileNotFoundError:
+            continue
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
             continue
@@ -56,8 +59,10 @@ def _files(folder: Path) -> Iterator[tuple[Path, int]]:
             path = Path(where, name)
             try:
                 status = path.stat()
-            except OSError:
+            except FileNotFoundError:
                 continue
+            except OSError as error:
+                raise _unreadable(path, error) from error
             if stat.S_ISREG(status.st_mode) and path.suffix not in _NUMBERS_ALONE:
                 yield path, status.st_size
 
@@ -78,8 +83,18 @@ def _has(path: Path, needles: Sequence[bytes]) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise NoStack(f"{path} cannot be read: {error.strerror}. Look as the user that the servers run as") from error
+        raise _unreadable(path, error) from error
     return False
+
+
+def _unless_gone(error: OSError) -> None:
+    """What cannot be listed would be passed over without a word. Servers delete folders all the time, though."""
+    if not isinstance(error, FileNotFoundError):
+        raise _unreadable(Path(error.filename), error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> NoStack:
+    return NoStack(f"{path} cannot be read: {error.strerror}. Look as the user that the servers run as")
 
 
 def _in_parquet(path: Path, account_id: str, texts: Texts) -> bool:

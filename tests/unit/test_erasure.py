@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -106,6 +107,32 @@ def test_a_text_is_found_where_two_chunks_of_a_file_meet(stack: Path, monkeypatc
 def test_a_folder_that_is_no_stack_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NoStack, match="no local stack"):
         look(tmp_path, Texts(["Ada Lovelace"]))
+
+
+def test_a_folder_that_may_not_be_listed_is_not_passed_over(stack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, listed = stack / "data", os.scandir
+    closed.mkdir()
+    why: type[OSError] = PermissionError
+
+    def scandir(path: str) -> object:
+        if Path(path) == closed:
+            raise why(13, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(NoStack, match=r"data cannot be read: Permission denied\. Look as the user"):
+        look(stack, Texts(["Ada Lovelace"]))
+    why = FileNotFoundError
+    assert look(stack, Texts(["Ada Lovelace"])) == []
+
+
+def test_files_tell_only_of_what_is_looked_for_in_them() -> None:
+    assert Texts(["Ada Lovelace"]).in_files
+    assert not Texts(()).in_files
+    assert not Texts(["Ada Lovelace", "Li"]).in_files
+    shared = Texts(["Ada Lovelace"])
+    shared.also_of("B-2", ["Ada Lovelace"])
+    assert not shared.in_files
 
 
 def test_looking_through_files_tells_how_far_it_is(stack: Path) -> None:
