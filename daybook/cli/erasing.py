@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from datetime import UTC, datetime, timedelta
@@ -114,8 +115,12 @@ def erase(
     from schemas.connections import Connections  # noqa: PLC0415
 
     if check is not None:
+        if yes or verify or text or wait is not None or reason is not None or receipt is not None:
+            raise typer.BadParameter("it only checks a receipt: leave out the other options", param_hint="--check")
         _check(account, check, public_key, as_json=as_json)
         return
+    if receipt is not None:
+        _check_writable(receipt)
     if verify and (yes or reason is not None):
         raise typer.BadParameter("--verify erases nothing: leave out --yes and --reason", param_hint="--verify")
     from daybook.cli.display import WorkDisplay  # noqa: PLC0415
@@ -123,12 +128,14 @@ def erase(
 
     connections = Connections.from_environment()
     key = _signing_key(connections)
-    folder = stack or _default_folder(connections)
+    folder = _default_folder(connections) if stack is None else _own_folder(stack, connections)
     with WorkDisplay() as display:
         if verify:
             texts = _texts(text or ())
         else:
             texts = _give(connections, account, text or (), user, reason, timeout, yes=yes, tell=display.update)
+    if not len(texts):
+        say("no text of the holder's is known: only keys, commands and documents are looked for. Give --text")
     with (
         WorkDisplay() as display,
         Erasure(connections, account, texts, stack=folder, drop_parked=drop_parked, timeout_s=timeout) as erasure,
@@ -207,7 +214,8 @@ def _until_clear(erasure: Erasure, tell: Tell) -> Report:
             return report
         known = [place.until for place in soon if place.until is not None]
         left_s = (max(known) - datetime.now(UTC)).total_seconds() if known else _LOOK_EVERY_S
-        what = f"waiting for {', '.join(place.name for place in soon)}"
+        further = f" and {len(soon) - 1} more" if len(soon) > 1 else ""
+        what = f"waiting for {soon[0].name}{further}, in seconds"
         # Where nothing is to be done before a time, looking earlier would only cost.
         pause_s = max(_LOOK_EVERY_S, min(left_s / 4, 30.0))
         until = time.monotonic() + pause_s
@@ -220,10 +228,37 @@ def _until_clear(erasure: Erasure, tell: Tell) -> Report:
 def _default_folder(connections: Connections) -> Path | None:
     """The local stack's folder here, if this ledger's servers are those of it."""
     folder = Path(".daybook")
-    if not (folder / "stack.json").is_file() or not (folder / "env").is_file():
-        return None
-    # Quoted or not, the address stands there as it is.
-    return folder if connections.kafka_bootstrap in (folder / "env").read_text(encoding="utf-8") else None
+    return folder if (folder / "stack.json").is_file() and _brokers(folder) & _named(connections) else None
+
+
+def _own_folder(folder: Path, connections: Connections) -> Path:
+    """A local stack's folder, which is not to be another ledger's: nothing would be found in it."""
+    if (folder / "stack.json").is_file() and not _brokers(folder) & _named(connections):
+        raise typer.BadParameter(
+            f"{folder} is the folder of another stack, whose Kafka is not at {connections.kafka_bootstrap}: leave it "
+            "out, and unset DAYBOOK_STACK_DIR, or name the one of this ledger",
+            param_hint="--folder",
+        )
+    return folder
+
+
+def _named(connections: Connections) -> set[str]:
+    return set(connections.kafka_bootstrap.split(","))
+
+
+def _brokers(folder: Path) -> set[str]:
+    """Where a stack's brokers are, as its file of settings has it; none before it was first started."""
+    from dotenv import dotenv_values  # noqa: PLC0415
+
+    return set((dotenv_values(folder / "env").get("DAYBOOK_KAFKA_BOOTSTRAP") or "").split(",")) - {""}
+
+
+def _check_writable(file: Path) -> None:
+    """Said before anything is erased, and not minutes later."""
+    from daybook.audit.formats import NoFile  # noqa: PLC0415
+
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise NoFile(f"{file} cannot be written: it is a folder, or its folder is not there or may not be written to")
 
 
 def _signing_key(connections: Connections) -> SigningKey | None:
