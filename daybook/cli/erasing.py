@@ -141,7 +141,12 @@ def erase(
         Erasure(connections, account, texts, stack=folder, drop_parked=drop_parked, timeout_s=timeout) as erasure,
     ):
         waits = (not verify) if wait is None else wait
-        report = _until_clear(erasure, display.update) if waits else erasure.look(display.update)
+        try:
+            report = _until_clear(erasure, display.update) if waits else erasure.look(display.update)
+        except KeyboardInterrupt:
+            if not verify:
+                say(f"the holder is erased. `daybook erase {account} --verify --wait --text ...` does the rest")
+            raise
     _print(report, key, receipt, as_json=as_json)
 
 

@@ -141,7 +141,7 @@ class Erasure:
                 self._settled[place.name] = place
         # In the order of the first look, without what is no longer found.
         now = self._settled | {place.name: place for place in places}
-        self._order = tuple(dict.fromkeys((*self._order, *now)))
+        self._order = tuple(dict.fromkeys((*self._order, *(place.name for place in places))))
         return Report(
             self._log,
             self._account_id,
