@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -311,12 +312,18 @@ def _verdict(report: Report, made: dict[str, Any]) -> str:
     signed = "not signed" if made["key"] is None else f"signed with key {made['key']}"
     of = f"the holder of {report.account_id}, erased {report.erased_at:%Y-%m-%d %H:%M:%S} UTC"
     if report.state.value == "clear":
-        return visible(f"clear: nothing is left of {of} ({signed})")
+        return visible(f"clear: nothing is left of {of}{_unseen(made)} ({signed})")
     until = "" if report.until is None else f", until {report.until:%Y-%m-%d %H:%M:%S} UTC"
     left = f"pending: something is left of {of}, and is going{until}"
     if report.state.value == "found":
         left = f"found: something is left of {of}, and stays"
     return visible(f"{left} ({signed})")
+
+
+def _unseen(made: Mapping[str, Any]) -> str:
+    """What a receipt says nothing of, which whoever reads that all is clear is to know."""
+    names = [place["place"] for place in made["places"] if place["state"] == "not_looked_at"]
+    return f"; not looked at: {', '.join(names)}" if names else ""
 
 
 def _check(account_id: str, file: Path, public_key: str | None, *, as_json: bool) -> None:
@@ -335,6 +342,6 @@ def _check(account_id: str, file: Path, public_key: str | None, *, as_json: bool
         typer.echo(
             visible(
                 f"signed with key {found['key']}: of the holder of {account_id}, erased {found['erased_at']}, at "
-                f"{found['looked_at']} the state was {found['state']}"
+                f"{found['looked_at']} the state was {found['state']}{_unseen(found)}"
             )
         )

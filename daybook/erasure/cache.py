@@ -22,6 +22,7 @@ _READ: Final = {
     b"hash": lambda ask, key: ask.hgetall(key),
     b"list": lambda ask, key: ask.lrange(key, 0, -1),
     b"set": lambda ask, key: ask.smembers(key),
+    b"stream": lambda ask, key: ask.xrange(key),
     b"zset": lambda ask, key: ask.zrange(key, 0, -1),
 }
 

@@ -190,6 +190,9 @@ def test_redis_is_looked_through_whatever_keys_hold(deployed: Connections, holde
         cache.hset(balance_key("B-2"), mapping={"note": holder.name})
         cache.zadd("balances:EUR", {"A-1": 1})
         assert states(look(deployed, holder.account_id, holder.name)) == {}
+        cache.xadd("somebody's stream", {"note": holder.name})
+        assert states(look(deployed, holder.account_id, holder.name)) == {"Redis": State.FOUND}
+        cache.delete("somebody's stream")
         cache.rpush("somebody's list", "x", f"... {holder.name} ...")
         assert states(look(deployed, holder.account_id, holder.name)) == {"Redis": State.FOUND}
 

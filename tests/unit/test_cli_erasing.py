@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from daybook.audit.keys import generate, public_file
 from daybook.cli import main
+from daybook.erasure.places import Place, State
+from daybook.erasure.receipt import receipt
+from daybook.erasure.run import Report
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +50,18 @@ def test_this_stack_s_folder_is_taken(tmp_path: Path, capsys: pytest.CaptureFixt
     folder = stack_at(tmp_path / "stack", "127.0.0.1:11,127.0.0.1:1")
     assert run("--verify", "--folder", str(folder), "--timeout", "0.1") == 4
     assert "another stack" not in capsys.readouterr().err
+
+
+def test_a_receipt_that_is_checked_names_what_was_not_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = generate(tmp_path / "audit.pem")
+    at = datetime(2026, 11, 26, 3, 45, 13, tzinfo=UTC)
+    places = (Place("Redis", State.CLEAR), Place("Elasticsearch", State.UNSEEN))
+    file = tmp_path / "receipt.json"
+    file.write_text(json.dumps(receipt(Report("log", "A-1", at, 3, at, 2, places), key)))
+    assert run("--check", str(file), "--public-key", str(public_file(tmp_path / "audit.pem"))) == 0
+    assert "the state was clear; not looked at: Elasticsearch\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("further", [("--yes",), ("--verify",), ("--text", "Ada"), ("--no-wait",)])
