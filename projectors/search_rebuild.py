@@ -32,10 +32,17 @@ from projectors.search import (
     stored_offset,
 )
 from projectors.source import Source
-from schemas.readmodels import CHECKPOINT_FIELD, SEARCH_HOLD_ID, Indices, checkpoint_id
+from schemas.readmodels import (
+    CHECKPOINT_FIELD,
+    REBUILD_BUILDING,
+    REBUILD_META,
+    SEARCH_HOLD_ID,
+    Indices,
+    checkpoint_id,
+)
 
-_MARK: Final = "rebuild"
-_BUILDING: Final = "building"
+_MARK: Final = REBUILD_META
+_BUILDING: Final = REBUILD_BUILDING
 _KEPT: Final = "kept"
 
 _SWITCH_S: Final = 5.0

@@ -70,6 +70,13 @@ SEARCH_HOLD_ID: Final = "/hold"
 live model's place. Its `checkpoint` has `hold_until_ms`, in milliseconds since the Unix epoch."""
 
 
+REBUILD_META: Final = "rebuild"
+"""Elasticsearch: what a mapping's `_meta` has of a rebuild, an object with a `state`."""
+
+REBUILD_BUILDING: Final = "building"
+"""Elasticsearch: that state while the index is being built, from what its builder knew when it read the events."""
+
+
 def checkpoint_id(partition: int) -> str:
     """Elasticsearch: the id of a partition's checkpoint document. No account's or event's id begins with a slash."""
     return f"/checkpoint/{partition}"

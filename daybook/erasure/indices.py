@@ -20,6 +20,7 @@ from daybook.erasure.texts import Texts
 from daybook.errors import Unreachable
 from daybook.progress import Progress, Tell
 from schemas.connections import Connections
+from schemas.readmodels import REBUILD_BUILDING, REBUILD_META
 from schemas.sealing import ERASED
 
 _MERGE_TIMEOUT_S: Final = 300.0
@@ -61,11 +62,12 @@ class Indices:
     def view(self, sequence: int, tell: Tell) -> Iterator[Place]:
         """The current view, and what is kept beside it, an index at a time.
 
-        The live index is waited for: the search projector writes there. In others nobody does, so their document is
-        overwritten here, under the version that it has. What came after the erasure is left as it is.
+        The live index is waited for, since the search projector writes there, and so is one that a rebuild is making:
+        it goes on from the name that it has in memory until it comes to the erasure. In others nobody writes, so their
+        document is overwritten here, under the version that it has. What came after the erasure is left as it is.
         """
-        for index, live in self._concrete(self._names.accounts):
-            yield self._unless_closed(index, partial(self._current, index, live, sequence, tell))
+        for index, waits_for in self._concrete(self._names.accounts):
+            yield self._unless_closed(index, partial(self._current, index, waits_for, sequence, tell))
 
     def trail(self, tell: Tell) -> Iterator[Place]:
         """The audit trail, which has sealed texts: a page at a time, all of it."""
@@ -86,16 +88,25 @@ class Indices:
                 )
             raise
 
-    def _concrete(self, alias: str) -> Iterator[tuple[str, bool]]:
-        """The indices behind an alias, past, present and to be, and whether each is the live one. None is no failure:
-        a ledger may go without."""
+    def _concrete(self, alias: str) -> Iterator[tuple[str, str | None]]:
+        """The indices behind an alias, past, present and to be, and what to say of one that somebody writes to. None
+        is no failure: a ledger may go without."""
         with answering(self._address, alias):
-            every = self._client.indices.get_alias(index=f"{alias}-*", expand_wildcards="all").body
+            every = self._client.indices.get(
+                index=f"{alias}-*", expand_wildcards="all", features=["aliases", "mappings"]
+            ).body
         for index in sorted(every):
-            if index.removeprefix(f"{alias}-").isdigit():
-                yield index, alias in every[index]["aliases"]
+            if not index.removeprefix(f"{alias}-").isdigit():
+                continue
+            rebuild = every[index]["mappings"].get("_meta", {}).get(REBUILD_META, {})
+            if alias in every[index]["aliases"]:
+                yield index, "the search projector has yet to read the erasure: is it running?"
+            elif rebuild.get("state") == REBUILD_BUILDING:
+                yield index, "a rebuild has yet to read the erasure: finish it, or `daybook rebuild discard search`"
+            else:
+                yield index, None
 
-    def _current(self, index: str, live: bool, sequence: int, tell: Tell) -> Place:
+    def _current(self, index: str, waits_for: str | None, sequence: int, tell: Tell) -> Place:
         name = f"index {index}"
         with answering(self._address, index):
             try:
@@ -104,8 +115,8 @@ class Indices:
                 found = None
         if found is not None and not _is_erased(found["_source"]) and found["_source"].get("sequence", 0) < sequence:
             self._since.pop(index, None)
-            if live:
-                return Place(name, State.PENDING, "the search projector has yet to read the erasure: is it running?")
+            if waits_for is not None:
+                return Place(name, State.PENDING, waits_for)
             if not self._overwritten(index, found.body):
                 return Place(
                     name, State.PENDING, "the document has the holder; who asks may not write (docs/SECURITY.md)"

@@ -21,14 +21,18 @@ from daybook.erasure.texts import Texts
 from daybook.errors import AccountUnknown
 from daybook.progress import untold
 from deploy.definitions import apply
+from projectors.projector import Batch
+from projectors.search_rebuild import SearchRebuild
+from projectors.source import Source
 from schemas.connections import Connections
-from schemas.events import AccountCreated, HolderChanged, HolderErased, RecordedEvent
+from schemas.events import AccountCreated, HolderChanged, HolderErased, MoneyDeposited, RecordedEvent
 from schemas.keyring import KeyRing
 from schemas.readmodels import balance_key
 from schemas.sealing import ERASED, Sealer, new_data_key
 from schemas.topics import partition_of
 from tests.conftest import PARTITIONS
 from tests.event_log import Log
+from tests.holders import WithKeys
 from tests.recorded import recorded
 from tests.subject_keys import KeyTopic
 from tests.wire import Wire, opening
@@ -260,7 +264,7 @@ def test_the_live_index_is_waited_for_and_a_kept_one_overwritten(
 def test_what_is_written_to_an_index_that_was_clear_is_waited_for(
     deployed: Connections, holder: Holder, client: Elasticsearch
 ) -> None:
-    index = f"{deployed.indices.accounts}-000003"
+    index = f"{deployed.indices.accounts}-000103"
     client.indices.create(index=index)
     document = {"account_id": holder.account_id, "holder_name": holder.name, "sequence": 1}
     erased = {"holder_name": ERASED.value, "holder_erased": True, "sequence": 2}
@@ -277,8 +281,31 @@ def test_what_is_written_to_an_index_that_was_clear_is_waited_for(
     assert (place.state, place.detail) == (State.PENDING, "overwritten, until its segment may be merged")
 
 
+def test_a_rebuild_under_way_is_waited_for_since_it_has_the_name_in_memory(
+    deployed: Connections, holder: Holder, client: Elasticsearch
+) -> None:
+    rebuild = SearchRebuild(
+        client, deployed.indices, Source("c", deployed.topics.events, "t"), WithKeys({holder.account_id: KEY})
+    )
+    rebuild.begin("fingerprint")
+    index = max(client.indices.get(index=f"{deployed.indices.accounts}-*", features="aliases"))
+    base = rebuild.copy.checkpoint(0)
+    created = holder.events()[0]
+    paid = recorded(holder.account_id, 2, MoneyDeposited(amount_minor=1, currency="EUR", balance_minor=1))
+    erased = recorded(holder.account_id, 3, HolderErased())
+    with closing(Indices(deployed, holder.account_id, Texts([holder.name]), timeout_s=30)) as indices:
+        for offset, event in enumerate((created, paid, erased)):
+            rebuild.copy.apply([Batch(0, base, [event], range(offset, offset + 1), offset + 1)])
+            base = offset + 1
+            (place,) = (place for place in indices.view(3, untold) if place.name == f"index {index}")
+            if event is not erased:
+                assert place.detail.startswith("a rebuild has yet to read the erasure"), place
+        assert "rebuild" not in place.detail
+    rebuild.discard()
+
+
 def test_a_closed_index_may_have_anything(deployed: Connections, holder: Holder, client: Elasticsearch) -> None:
-    names = [f"{alias}-000005" for alias in (deployed.indices.accounts, deployed.indices.account_events)]
+    names = [f"{alias}-000105" for alias in (deployed.indices.accounts, deployed.indices.account_events)]
     for index in names:
         client.indices.create(index=index, wait_for_active_shards=1)
         client.indices.close(index=index)
@@ -293,7 +320,7 @@ def test_a_closed_index_may_have_anything(deployed: Connections, holder: Holder,
 def test_shards_that_do_not_have_the_account_are_not_waited_for(
     deployed: Connections, holder: Holder, client: Elasticsearch
 ) -> None:
-    index = f"{deployed.indices.accounts}-000004"
+    index = f"{deployed.indices.accounts}-000104"
     client.indices.create(index=index, settings={"index.number_of_shards": 2})
 
     def shard(account_id: str) -> int:
