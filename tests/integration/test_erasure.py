@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import pytest
 import redis
-from confluent_kafka import OFFSET_END, Producer, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from elasticsearch import Elasticsearch
 
@@ -33,9 +33,10 @@ from schemas.topics import partition_of
 from tests.conftest import PARTITIONS
 from tests.event_log import Log
 from tests.holders import WithKeys
+from tests.processes import until
 from tests.recorded import recorded
 from tests.subject_keys import KeyTopic
-from tests.wire import Wire, opening
+from tests.wire import Wire, configure, opening
 
 KEY = new_data_key()
 SEALER = Sealer(lambda _: KEY)
@@ -162,6 +163,32 @@ def test_commands_that_were_deleted_are_pending_until_they_are_off_the_disks(
         report = erasure.look(untold)
     assert states(report) == {"commands": State.PENDING}
     assert report.until is not None
+
+
+def test_a_command_that_was_not_processed_is_never_deleted(deployed: Connections, holder: Holder) -> None:
+    Log(deployed).append(holder.events())
+    topics = deployed.topics
+    at = TopicPartition(topics.commands, partition_of(holder.account_id, PARTITIONS))
+    with AdminClient(deployed.kafka()) as admin:
+        configure(admin, topics.commands, {"segment.ms": "1000"})
+    with Wire(deployed, PARTITIONS) as wire:
+        wire.send(opening(holder.account_id, holder_name=holder.name))
+        wire.flush()
+    with (
+        Erasure(deployed, holder.account_id, Texts(()), timeout_s=2) as erasure,
+        closing(Consumer(deployed.kafka(group_id=topics.command_service_group))) as service,
+    ):
+        _, end = service.get_watermark_offsets(at, 30)
+
+        def commands() -> str:
+            return next(p.detail for p in erasure.look(untold).places if p.name == f"topic {topics.commands}")
+
+        until(lambda: "has yet to process" in commands(), "command that is due")
+        assert service.get_watermark_offsets(at, 30)[0] < end
+        # The service has processed that one, and not the erasure that was appended behind it.
+        service.commit(offsets=[TopicPartition(at.topic, at.partition, end)], asynchronous=False)
+        commands()
+        assert service.get_watermark_offsets(at, 30)[0] == end
 
 
 def test_texts_in_others_records_are_theirs_and_in_ones_own_are_found(deployed: Connections, holder: Holder) -> None:
