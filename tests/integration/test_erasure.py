@@ -118,9 +118,7 @@ def test_a_name_in_an_event_from_before_sealing_stays_and_is_found(deployed: Con
     assert found.detail.startswith("AccountCreated from before sealing at ")
 
 
-def test_a_key_is_found_until_compaction_has_taken_it_out(
-    deployed: Connections, holder: Holder
-) -> None:
+def test_a_key_is_found_until_compaction_has_taken_it_out(deployed: Connections, holder: Holder) -> None:
     Log(deployed).append(holder.events())
     with KeyTopic(deployed, PARTITIONS, KeyRing.of(deployed)) as keys:
         keys.give(holder.account_id)
