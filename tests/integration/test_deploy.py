@@ -40,7 +40,7 @@ from deploy.wanted import DEFAULT_PARTITIONS, subject_definitions, topic_definit
 from schemas.codec import Codec
 from schemas.connections import Connections
 from schemas.registry import Registry
-from schemas.released import ReleasedSchema, newest
+from schemas.released import ReleasedSchema, newest, released
 from schemas.topics import subject
 from tests.conftest import PARTITIONS
 from tests.processes import environment, until
@@ -236,13 +236,15 @@ def test_a_lowered_compatibility_is_raised_again(deployed: Connections, registry
 
 
 def test_a_missing_version_joins_those_that_are_there(deployed: Connections, registry: SchemaRegistryClient) -> None:
-    unfreeze, schema = subject(deployed.topics.commands, UNFREEZE), newest()[UNFREEZE]
+    unfreeze = subject(deployed.topics.commands, UNFREEZE)
+    versions = [schema for schema in released() if schema.name == UNFREEZE]
     registry.delete_subject(unfreeze)
     registry.delete_subject(unfreeze, permanent=True)
     registry.set_compatibility(unfreeze, "FULL_TRANSITIVE")
-    registry.register_schema(unfreeze, avro(schema, {"name": "until", "type": ["null", "long"], "default": None}))
-    assert apply(deployed) == [MissingSchema(unfreeze, schema)]
-    assert registry.get_versions(unfreeze) == [1, 2]
+    theirs = avro(versions[-1], {"name": "until", "type": ["null", "long"], "default": None})
+    registry.register_schema(unfreeze, theirs)
+    assert apply(deployed) == [MissingSchema(unfreeze, schema) for schema in versions]
+    assert registry.get_versions(unfreeze) == list(range(1, len(versions) + 2))
     assert plan(deployed) == []
 
 
@@ -312,7 +314,7 @@ def test_a_template_that_was_changed_is_put_right_and_keeps_an_operators_setting
     assert isinstance(difference, TemplateDiffers)
     assert difference.problem == (
         f"index template {accounts.name} differs in allow_auto_create, field status, setting "
-        "index.auto_expand_replicas, setting index.refresh_interval"
+        "index.auto_expand_replicas, setting index.merge.policy.expunge_deletes_allowed, setting index.refresh_interval"
     )
     assert plan(deployed) == []
     found = search.indices.get_index_template(name=accounts.name, flat_settings=True)["index_templates"][0]
