@@ -1,7 +1,8 @@
 """`python -m benchmarks restore`: how long a cold start takes, from the snapshots, and what the accounts held take.
 
-The log is generated: events that continue each other's chain hashes, the accounts' snapshots and marks as the service
-writes them, then events after the mark. Twice: the second time with as much history again behind the same accounts.
+The log is generated: events that continue each other's chain hashes, with holders' keys and sealed names, the accounts'
+snapshots and marks as the service writes them, then events after the mark. Twice: the second time with as much history
+again behind the same accounts.
 """
 
 from __future__ import annotations
@@ -26,12 +27,15 @@ from benchmarks.processes import running
 from benchmarks.workload import codec, producer
 from command_service.domain.account import evolve
 from command_service.fingerprint import fingerprint
+from command_service.keys import SubjectKeys
 from command_service.packing import Entry, Packing
+from command_service.personal import sealed
 from deploy.definitions import apply
 from schemas.codec import Codec
 from schemas.commands import now_micros
 from schemas.connections import Connections
 from schemas.events import CHAIN_START, AccountCreated, Event, MoneyDeposited, MoneyWithdrawn, event_id
+from schemas.keyring import KeyRing
 from schemas.snapshots import MARK_KEY, RestoreMark
 from schemas.topics import event_key, partition_of
 
@@ -67,6 +71,8 @@ class _Writer:
         self._topics = connections.topics
         self._codec: Codec = codec(connections)
         self._codec.look_up_snapshots(self._topics.snapshots)
+        self._codec.look_up_keys(self._topics.subject_keys)
+        self._keys = SubjectKeys(self._codec, KeyRing.of(connections))
         self._packing = Packing(self._codec, fingerprint(events_id), events_id)
         self._sender: Producer = producer(connections, linger_ms=20)
         self._homes = homes
@@ -109,11 +115,15 @@ class _Writer:
     def _write(self, partition: int, account_id: str) -> None:
         entry = self._entries.get(account_id)
         event = self._event(entry)
-        account = evolve(entry.account if entry else None, event)
         now = now_micros()
         command_id = str(uuid.UUID(int=self._dice.getrandbits(128), version=4))
+        named = event_id(command_id, 0, now)
+        if entry is None:
+            self._put(self._topics.subject_keys, partition, account_id.encode(), self._keys.create(account_id, now))
+            event = sealed(event, self._keys.sealer, account_id, named)
+        account = evolve(entry.account if entry else None, event)
         common: dict[str, object] = {
-            "event_id": event_id(command_id, 0, now),
+            "event_id": named,
             "account_id": account_id,
             "sequence": account.sequence,
             "recorded_at": now,

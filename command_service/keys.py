@@ -19,6 +19,7 @@ from schemas.keys import (
     ECHO_S,
     LATER_KEY,
     SEGMENT_MS,
+    HeldKeys,
     KeyEncryption,
     SubjectKey,
     WrapBroken,
@@ -45,8 +46,8 @@ class SubjectKeys:
     def __init__(self, codec: Codec, keeper: KeyEncryption) -> None:
         self._codec = codec
         self._keeper = keeper
-        self._committed: dict[str, bytes] = {}
-        self._pending: dict[str, bytes | None] = {}
+        self._committed = HeldKeys()
+        self._pending: dict[str, SubjectKey | None] = {}
         """What the transaction under way changes: a key, or None for a tombstone."""
         self._new: dict[str, bytes] = {}
         """The data keys that it gives, as they are: to unwrap one takes longer than to seal with it."""
@@ -69,14 +70,15 @@ class SubjectKeys:
             return
         subject_id = key.decode(errors="replace")
         if value is None:
-            self._committed.pop(subject_id, None)
+            self._committed.discard(subject_id)
             self.outdated.discard(subject_id)
             # However long ago: while no service ran, nothing closed the segment, and the key is on the disk as it was.
             self._tombstone_ms = timestamp_ms
             self.later_at = time.monotonic() + max(0.0, ECHO_S - (time.time() - timestamp_ms / 1000))
             return
-        self._committed[subject_id] = value
-        if self._codec.kek_of(value) == self._keeper.current_id:
+        taken = self._codec.decode_key(value)
+        self._committed.put(subject_id, taken)
+        if taken.kek_id == self._keeper.current_id:
             self.outdated.discard(subject_id)
         else:
             self.outdated.add(subject_id)
@@ -94,7 +96,8 @@ class SubjectKeys:
         failed: dict[str, WrapBroken] = {}
         current = islice((s for s in self._committed if s not in self.outdated), _TRIED)
         for subject_id in chain(self.outdated, current):
-            kek_id = self._codec.kek_of(self._committed[subject_id])
+            key = self._committed.get(subject_id)
+            kek_id = "" if key is None else key.kek_id
             if kek_id in good or tried.get(kek_id, 0) >= _TRIED:
                 continue
             tried[kek_id] = tried.get(kek_id, 0) + 1
@@ -119,30 +122,32 @@ class SubjectKeys:
         for subject_id, value in self._pending.items():
             self.outdated.discard(subject_id)
             if value is None:
-                self._committed.pop(subject_id, None)
+                self._committed.discard(subject_id)
                 self.later_at = time.monotonic() + ECHO_S
             else:
-                self._committed[subject_id] = value
+                self._committed.put(subject_id, value)
         self._pending.clear()
         self._new.clear()
 
     def has(self, subject_id: str) -> bool:
-        return self._value(subject_id) is not None
+        if subject_id in self._pending:
+            return self._pending[subject_id] is not None
+        return subject_id in self._committed
 
     def data_key(self, subject_id: str) -> bytes | None:
         """A subject's data key. Raises: `UnknownKek`, `WrapBroken`."""
         if subject_id in self._new:
             return self._new[subject_id]
-        value = self._value(subject_id)
-        return None if value is None else unwrapped(self._keeper, self._decoded(subject_id, value))
+        key = self._key(subject_id)
+        return None if key is None else unwrapped(self._keeper, key)
 
     def create(self, subject_id: str, now: int) -> bytes:
         """Give a subject a new key, within the transaction. Returns the record's value."""
         data_key = new_data_key()
-        value = self._codec.encode_key(wrapped(self._keeper, subject_id, data_key, now))
-        self._change(subject_id, value)
+        key = wrapped(self._keeper, subject_id, data_key, now)
+        self._change(subject_id, key)
         self._new[subject_id] = data_key
-        return value
+        return self.encoded(key)
 
     def erase(self, subject_id: str) -> None:
         """Forget a subject's key, within the transaction, which is to write a tombstone."""
@@ -161,42 +166,39 @@ class SubjectKeys:
 
         return undone
 
-    def rewrap(self, most: int) -> dict[str, bytes]:
+    def rewrap(self, most: int) -> dict[str, SubjectKey]:
         """Some outdated keys, wrapped anew, by subject: those that the transaction under way leaves alone."""
-        found: dict[str, bytes] = {}
+        found: dict[str, SubjectKey] = {}
         for subject_id in list(islice((s for s in self.outdated if s not in self._pending), most)):
+            key = self._committed.get(subject_id)
             try:
-                key = rewrapped(self._keeper, self._decoded(subject_id, self._committed[subject_id]))
+                if key is not None:
+                    found[subject_id] = rewrapped(self._keeper, key) or key
             except WrapBroken as error:
                 # Nobody can read what it seals, wrapped anew or not.
                 _log.error("left as it is: %s", error, extra={"account_id": subject_id})
                 self.outdated.discard(subject_id)
-                continue
-            found[subject_id] = self._committed[subject_id] if key is None else self._codec.encode_key(key)
         return found
 
-    def rewrote(self, values: Mapping[str, bytes]) -> None:
+    def rewrote(self, keys: Mapping[str, SubjectKey]) -> None:
         """Keys that were wrapped anew are committed."""
-        self._committed.update(values)
-        self.outdated.difference_update(values)
+        for subject_id, key in keys.items():
+            self._committed.put(subject_id, key)
+        self.outdated.difference_update(keys)
 
-    def _change(self, subject_id: str, value: bytes | None) -> None:
+    def encoded(self, key: SubjectKey) -> bytes:
+        """A key as the value of its record."""
+        return self._codec.encode_key(key)
+
+    def _change(self, subject_id: str, key: SubjectKey | None) -> None:
         self.sealer.forget(subject_id)
         self._new.pop(subject_id, None)
-        self._pending[subject_id] = value
+        self._pending[subject_id] = key
 
-    def _value(self, subject_id: str) -> bytes | None:
+    def _key(self, subject_id: str) -> SubjectKey | None:
         if subject_id in self._pending:
             return self._pending[subject_id]
         return self._committed.get(subject_id)
-
-    def _decoded(self, subject_id: str, value: bytes) -> SubjectKey:
-        key = self._codec.decode_key(value)
-        if key.subject_id != subject_id:
-            raise WrapBroken(
-                f"the topic of keys has the key of {key.subject_id} under {subject_id}: somebody else wrote it"
-            )
-        return key
 
 
 class Upkeep:
@@ -223,7 +225,7 @@ class Upkeep:
             if not is_late and not anew:
                 continue
             due.parts[partition] = each, is_late, anew
-            due.records += [Outgoing(self._topic, partition, s.encode(), value) for s, value in anew.items()]
+            due.records += [Outgoing(self._topic, partition, s.encode(), each.encoded(key)) for s, key in anew.items()]
             if is_late:
                 due.records.append(Outgoing(self._topic, partition, LATER_KEY, None))
         return due
@@ -234,7 +236,7 @@ class Chores:
 
     def __init__(self) -> None:
         self.records: list[Outgoing] = []
-        self.parts: dict[int, tuple[SubjectKeys, bool, dict[str, bytes]]] = {}
+        self.parts: dict[int, tuple[SubjectKeys, bool, dict[str, SubjectKey]]] = {}
 
     def committed(self) -> None:
         """The transaction is committed. To be called before its overlays are, which may erase again."""

@@ -80,6 +80,9 @@ _READS: Final[Mapping[str, str]] = {
     {name}, at = number(body, at)""",
     _BOOLEAN: """
     {name} = truths[body[at]]; at += 1""",
+    _BYTES: """
+    length = body[at]; start = at + 1; at = start + (length >> 1); lengths |= length
+    {name} = body[start:at]""",
     _ENUM: """
     {name} = symbols_of{name}[body[at]]; at += 1""",
 }

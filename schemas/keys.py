@@ -10,6 +10,8 @@ tombstone of its subject would undo an erasure.
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator
 from typing import ClassVar, Final, Protocol
 
 from msgspec import Struct
@@ -40,6 +42,47 @@ class SubjectKey(Struct, frozen=True, kw_only=True, gc=False):
     kek_id: str
     wrapped: bytes
     created_at: int
+
+
+_HELD: Final = struct.Struct(">Hq")
+"""Of a key that is held: which key-encryption key, and when it was made."""
+
+
+class HeldKeys:
+    """Many subjects' keys in memory, each in some 170 bytes."""
+
+    def __init__(self) -> None:
+        self._held: dict[bytes, bytes] = {}
+        self._kek_ids: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __iter__(self) -> Iterator[str]:
+        return (subject.decode() for subject in self._held)
+
+    def __contains__(self, subject_id: str) -> bool:
+        return subject_id.encode() in self._held
+
+    def put(self, subject_id: str, key: SubjectKey) -> None:
+        """Hold what is found under a subject's id, in place of what was held."""
+        if key.kek_id not in self._kek_ids:
+            self._kek_ids.append(key.kek_id)
+        head = _HELD.pack(self._kek_ids.index(key.kek_id), key.created_at)
+        self._held[subject_id.encode()] = head + key.wrapped
+
+    def get(self, subject_id: str) -> SubjectKey | None:
+        """The key under a subject's id, as the subject's: one that is another's cannot be unwrapped."""
+        held = self._held.get(subject_id.encode())
+        if held is None:
+            return None
+        kek, created_at = _HELD.unpack_from(held)
+        return SubjectKey(
+            subject_id=subject_id, kek_id=self._kek_ids[kek], wrapped=held[_HELD.size :], created_at=created_at
+        )
+
+    def discard(self, subject_id: str) -> None:
+        self._held.pop(subject_id.encode(), None)
 
 
 class UnknownKek(NotConfigured):

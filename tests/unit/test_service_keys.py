@@ -167,7 +167,7 @@ def test_a_key_under_another_subjects_id_is_not_used() -> None:
     (value,) = committed(no_keys(), "A-1")
     keys = no_keys()
     keys.take(b"A-2", value, 0)
-    with pytest.raises(WrapBroken, match="under A-2"):
+    with pytest.raises(WrapBroken, match="data key of A-2 cannot be unwrapped"):
         keys.check()
 
 
