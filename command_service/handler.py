@@ -22,7 +22,7 @@ from command_service.domain.transfers import react_to_refusal
 from command_service.packing import SnapshotDamaged
 from command_service.personal import asks_again, known, remembered_as
 from command_service.recording import Recorded, Recorder
-from command_service.records import Headers, Outgoing, headers, origin, place
+from command_service.records import Headers, Outgoing, headers, origin, parked, place
 from command_service.spill import SpillFailed
 from schemas.codec import Codec, Undecodable
 from schemas.commands import (
@@ -41,9 +41,6 @@ from schemas.telemetry.traces import TRACEPARENT, Span, Tracer, parent
 from schemas.topics import FINGERPRINT_HEADER, FOLLOW_UP_FINGERPRINT, REPLAYED_HEADER, Topics, partition_of
 
 _log: Final = logging.getLogger(__name__)
-
-_CLIENTS_PARTITIONER: Final = -1
-_MAX_DETAIL: Final = 1000
 
 _MEASURED: Final = 100
 _MEASURED_EVERY: Final = 10
@@ -336,16 +333,7 @@ class Handler:
         ids: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
         """Keep a record that cannot be decided, byte for byte, with why and where it came from."""
-        why: Headers = [
-            *headers(record),
-            ("parked-reason", reason.encode()),
-            ("parked-detail", detail[:_MAX_DETAIL].encode(errors="replace")),
-            ("parked-topic", str(record.topic()).encode()),
-            ("parked-partition", str(record.partition()).encode()),
-            ("parked-offset", str(record.offset()).encode()),
-            ("parked-timestamp-ms", str(record.timestamp()[1]).encode()),
-        ]
-        outcomes.outgoing.append(Outgoing(self._topics.parked, _CLIENTS_PARTITIONER, record.key(), record.value(), why))
+        outcomes.outgoing.append(parked(self._topics.parked, record, reason, detail))
         outcomes.parked[reason] = outcomes.parked.get(reason, 0) + 1
         about = place(record) | {"reason": reason, **ids}
         _log.warning("parked %s as %s: %s", origin(record), reason, detail, extra=about)

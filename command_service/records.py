@@ -8,6 +8,13 @@ from typing import Final
 from confluent_kafka import Message
 from msgspec import Struct
 
+from schemas.topics import PARKED_KEY_HEADER, PARKED_VALUE_HEADER, parked_key
+
+_ANY_PARTITION: Final = -1
+"""Kafka's library chooses by the key."""
+
+_MAX_DETAIL: Final = 1000
+
 Headers = list[tuple[str, str | bytes | None]]
 
 
@@ -43,3 +50,29 @@ def headers(record: Message) -> Headers:
     except (SystemError, UnicodeDecodeError):
         return [("unreadable-headers", b"names are not UTF-8")]
     return list(found.items()) if isinstance(found, dict) else list(found)
+
+
+def parked(topic: str, record: Message, reason: str, detail: str) -> Outgoing:
+    """A record as it is kept on the topic of parked ones, with why, as a code and in words, and where it came from.
+
+    Its key and its value go into a header where they would make of it what it is not: on a compacted topic the key says
+    what supersedes it, and a record without a value is a tombstone. The partition is chosen by its place, so that a
+    record that is parked once more supersedes itself.
+    """
+    key, value = record.key(), record.value()
+    why: Headers = [
+        *headers(record),
+        # The first of ours: what the sender named alike stands before it.
+        ("parked-reason", reason.encode()),
+        ("parked-detail", detail[:_MAX_DETAIL].encode(errors="replace")),
+        ("parked-topic", str(record.topic()).encode()),
+        ("parked-partition", str(record.partition()).encode()),
+        ("parked-offset", str(record.offset()).encode()),
+        ("parked-timestamp-ms", str(record.timestamp()[1]).encode()),
+    ]
+    if key is not None:
+        why.append((PARKED_KEY_HEADER, key))
+    if value is None:
+        why.append((PARKED_VALUE_HEADER, b"none"))
+    own_key = parked_key(str(record.topic()), int(record.partition() or 0), int(record.offset() or 0))
+    return Outgoing(topic, _ANY_PARTITION, own_key, value or b"", why)

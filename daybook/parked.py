@@ -1,27 +1,32 @@
-"""What the command service could not decide: the records of `account.parked`, and sending one again."""
+"""What the command service could not decide: the records of `account.parked`, and sending one again.
+
+Each stands there under the place that it came from (`schemas.topics.parked_key`), with its own key in a header. Where a
+tombstone of that place is behind it, it was erased (`daybook.erasure`), and is none any more. Records that earlier
+releases parked stand under their own key.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, Message, Producer
 
 from daybook import kafka
+from daybook.audit.records import Records
 from daybook.errors import DaybookError
-from daybook.log import read_until
 from schemas.connections import Connections
-from schemas.topics import Topics
+from schemas.topics import ERASED_HEADER, PARKED_KEY_HEADER, PARKED_VALUE_HEADER, Topics
 
 _NO_FOLLOW_UP: Final = "not_a_follow_up"
 """Why a client's command is parked that came on the topic of follow-ups."""
 
-ERASED_REASON: Final = "erased"
-"""What a note says instead of why it was parked: an erasure has deleted what was before it (`daybook.erasure`)."""
+_REASON: Final = "parked-reason"
+"""The first of the headers that the service adds."""
+
+Headers = Mapping[str, str | bytes | None]
 
 
 class NotParked(DaybookError):
@@ -37,7 +42,7 @@ class Parked:
     parked_at: datetime
     reason: str
     """A code: `undecodable`, `not_a_command`, `not_a_follow_up`, `oversize`, `unknown_schema`, `unreadable_schema` or
-    `undecidable`; of a note `erased`."""
+    `undecidable`."""
     detail: str
     came_from: str
     """Topic, partition and offset, with a slash between them."""
@@ -45,30 +50,54 @@ class Parked:
     value: bytes | None
 
 
+def parked(message: Message) -> Parked | None:
+    """What a record of the topic holds; None of a tombstone, and of what is there only so that a segment is closed."""
+    headers = _ours(message)
+    if message.value() is None and _REASON not in headers:
+        return None
+    came_from = "/".join(_text(headers, f"parked-{part}") for part in ("topic", "partition", "offset"))
+    key = message.key()
+    if key == came_from.encode():
+        key = _bytes(headers[PARKED_KEY_HEADER]) if PARKED_KEY_HEADER in headers else None
+    return Parked(
+        int(message.partition() or 0),
+        int(message.offset() or 0),
+        datetime.fromtimestamp(message.timestamp()[1] / 1000, UTC),
+        _text(headers, _REASON),
+        _text(headers, "parked-detail"),
+        came_from,
+        key,
+        None if PARKED_VALUE_HEADER in headers else message.value(),
+    )
+
+
+def erased_account(tombstone: Message) -> str | None:
+    """The account whose erasure a tombstone is of."""
+    headers = dict(tombstone.headers() or ())
+    return _text(headers, ERASED_HEADER) if ERASED_HEADER in headers else None
+
+
 def read_parked(connections: Connections, *, timeout_s: float) -> Iterator[Parked]:
-    """What is parked by now, each partition's in order. Nothing is connected before the first is taken.
+    """What is parked by now and was not erased, each partition's in order. Nothing is connected before the first is
+    taken. Each partition is read twice, since what is erased is said behind it.
 
     Raises:
         Unreachable: no contact within `timeout_s`, or the topic is missing.
         ReadTimeout: a transaction is open and nothing has come for `timeout_s`.
     """
     topic = connections.topics.parked
-    health = kafka.Health()
-    deadline = time.monotonic() + timeout_s
-    source = kafka.consumer(
-        connections,
-        health,
-        auto_offset_reset="earliest",
-        enable_partition_eof=True,
-        # The end is known to be met once the broker has waited this long in vain, by default half a second.
-        fetch_wait_max_ms=20,
-    )
-    with closing(source):
-        (count,) = kafka.partitions(source, [topic], connections, health, deadline)
-        ends = kafka.ends(connections, [(topic, partition) for partition in range(count)], deadline)
-        source.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in range(count)])
-        for message in read_until(source, connections, health, topic, ends, timeout_s):
-            yield _parked(message)
+    with Records(connections, timeout_s=timeout_s) as records:
+        partitions = range(records.partitions(topic))
+        for partition, end in records.ends(topic, partitions, IsolationLevel.READ_UNCOMMITTED).items():
+            erased = {
+                message.key(): message.offset() or 0
+                for message in records.read(topic, partition, 0, end)
+                if parked(message) is None
+            }
+            for message in records.read(topic, partition, 0, end):
+                found = parked(message)
+                if found is not None and found.offset > erased.get(message.key(), -1):
+                    yield found
 
 
 def send_again(connections: Connections, partition: int, offset: int, *, timeout_s: float) -> Parked:
@@ -83,23 +112,32 @@ def send_again(connections: Connections, partition: int, offset: int, *, timeout
         NotParked: there is no such record.
         Unreachable, ReadTimeout: as `read_parked` does; or it was not taken within `timeout_s`.
     """
-    for found in read_parked(connections, timeout_s=timeout_s):
-        if (found.partition, found.offset) == (partition, offset):
-            if found.reason == ERASED_REASON:
-                raise NotParked(
-                    f"{partition}/{offset} is a note that what was parked before it was deleted: no command"
-                )
-            _send(connections, found, timeout_s)
-            return found
-    raise NotParked(
-        f"{connections.topics.parked} has no record at {partition}/{offset}; `daybook parked list` shows all"
-    )
+    record = _find(connections, partition, offset, timeout_s)
+    _send(connections, record, timeout_s)
+    return record
 
 
 def belongs_on(topics: Topics, record: Parked) -> str:
     """The topic on which a parked record is given again: that of follow-ups for one of them, and else of commands."""
     topic, _, _ = record.came_from.rsplit("/", 2)
     return topics.followups if topic == topics.followups and record.reason != _NO_FOLLOW_UP else topics.commands
+
+
+def _find(connections: Connections, partition: int, offset: int, timeout_s: float) -> Parked:
+    topic = connections.topics.parked
+    found: Parked | None = None
+    key: bytes | None = None
+    with Records(connections, timeout_s=timeout_s) as records:
+        if partition < records.partitions(topic):
+            end = records.ends(topic, [partition], IsolationLevel.READ_UNCOMMITTED)[partition]
+            for message in records.read(topic, partition, offset, end):
+                if message.offset() == offset:
+                    found, key = parked(message), message.key()
+                elif found is not None and message.key() == key and parked(message) is None:
+                    raise NotParked(f"{partition}/{offset} of {topic} was erased: it is none any more")
+    if found is None:
+        raise NotParked(f"{topic} has no record at {partition}/{offset}; `daybook parked list` shows all")
+    return found
 
 
 def _send(connections: Connections, record: Parked, timeout_s: float) -> None:
@@ -134,21 +172,17 @@ def _send(connections: Connections, record: Parked, timeout_s: float) -> None:
         raise kafka.unreachable(connections, f"it was not sent: {why}")
 
 
-def _parked(message: Message) -> Parked:
-    headers = dict(message.headers() or ())
-    origin = "/".join(_text(headers, f"parked-{part}") for part in ("topic", "partition", "offset"))
-    return Parked(
-        int(message.partition() or 0),
-        int(message.offset() or 0),
-        datetime.fromtimestamp(message.timestamp()[1] / 1000, UTC),
-        _text(headers, "parked-reason"),
-        _text(headers, "parked-detail"),
-        origin,
-        message.key(),
-        message.value(),
-    )
+def _ours(message: Message) -> Headers:
+    """The headers that the service added: from `parked-reason` on. What the sender named alike stands before."""
+    found = message.headers() or []
+    pairs = list(found.items()) if isinstance(found, dict) else list(found)
+    first = max((at for at, (name, _) in enumerate(pairs) if name == _REASON), default=len(pairs))
+    return dict(pairs[first:])
 
 
-def _text(headers: Mapping[str, str | bytes | None], name: str) -> str:
-    value = headers.get(name)
-    return value.decode(errors="replace") if isinstance(value, bytes) else value or "?"
+def _bytes(value: str | bytes | None) -> bytes:
+    return value.encode() if isinstance(value, str) else value or b""
+
+
+def _text(headers: Headers, name: str) -> str:
+    return _bytes(headers[name]).decode(errors="replace") if name in headers else "?"

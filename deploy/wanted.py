@@ -130,15 +130,6 @@ def _deleted_after(retention_ms: int) -> dict[str, str]:
     }
 
 
-def _erased_within(segment_ms: int) -> dict[str, str]:
-    """For a topic with names in plaintext, from which an erasure deletes: a segment as old as that can be deleted."""
-    return {
-        "segment.ms": str(segment_ms),
-        # Longer than a fetch that is under way reads from a deleted file; a minute by Kafka's default.
-        "file.delete.delay.ms": str(10 * 1000),
-    }
-
-
 def _compacted() -> dict[str, str]:
     return {
         "cleanup.policy": "compact",
@@ -148,12 +139,30 @@ def _compacted() -> dict[str, str]:
     }
 
 
+_FILE_DELETE_DELAY_MS: Final = str(10 * 1000)
+"""Longer than a fetch that is under way reads from a deleted file; a minute by Kafka's default."""
+
+_ERASED_BY_TOMBSTONES: Final = {
+    # An erasure is done when the record before its tombstone is gone from the disk. The segment with both is closed by
+    # the first append after a minute, is cleaned as soon as it is as old, however small the part of the log that it is,
+    # and the files before are deleted ten seconds later.
+    "segment.ms": str(SEGMENT_MS),
+    "max.compaction.lag.ms": str(SEGMENT_MS),
+    "file.delete.delay.ms": _FILE_DELETE_DELAY_MS,
+    # A minute by the broker's clock, which is one, and not by those of the services that wrote the two records.
+    "message.timestamp.type": "LogAppendTime",
+    # Whoever keeps what is here and was away must still find the tombstone. It holds nothing personal.
+    "delete.retention.ms": str(7 * _DAY_MS),
+}
+
 _COMMANDS: Final = {
     **_EVERY_TOPIC,
     **_deleted_after(_DAY_MS),
-    # A day has 288 of them at most in a partition, each with an open file and two in memory. A minute's, five times as
-    # many, would meet Linux's limit of mapped files with some 20 partitions on a broker.
-    **_erased_within(5 * _MINUTE_MS),
+    # It has names in plaintext, from which an erasure deletes, and a segment as old as that can be deleted. A day has
+    # 288 of them at most in a partition, each with an open file and two in memory. A minute's, five times as many,
+    # would meet Linux's limit of mapped files with some 20 partitions on a broker.
+    "segment.ms": str(5 * _MINUTE_MS),
+    "file.delete.delay.ms": _FILE_DELETE_DELAY_MS,
     # Anybody's clock may be wrong: by the client's time, a command could be deleted before it is read. What the client
     # says about time is in the command (`issued_at`).
     "message.timestamp.type": "LogAppendTime",
@@ -195,12 +204,15 @@ _ALERTS: Final = {
 _PARKED: Final = {
     **_EVERY_TOPIC,
     **_deleted_after(30 * _DAY_MS),
-    # What is parked is parked by mistake, and seldom: there are few segments, however short they are.
-    **_erased_within(5 * _MINUTE_MS),
+    # Each record has a key of its own, by which an erasure takes it out and leaves those of others. The thirty days
+    # count from the parking, by the brokers' clock, and not from the time that the record claims.
+    "cleanup.policy": "compact,delete",
+    **_ERASED_BY_TOMBSTONES,
+    # Cleaning joins small segments up to this size, and age deletes a segment by its newest record. So this much of a
+    # partition at most is kept for longer than thirty days: by Kafka's default a gigabyte, which is all of it.
+    "segment.bytes": str(2 * _MAX_PARKED_BYTES),
     # The original bytes and headers, of which the largest command has none to spare, and the headers that say why.
     "max.message.bytes": str(_MAX_PARKED_BYTES),
-    # The thirty days count from the parking, not from the time that the record claims.
-    "message.timestamp.type": "LogAppendTime",
 }
 _CHECKPOINTS: Final = {
     **_EVERY_TOPIC,
@@ -211,14 +223,5 @@ _CHECKPOINTS: Final = {
 _SUBJECT_KEYS: Final = {
     **_EVERY_TOPIC,
     **_compacted(),
-    # An erasure is done when the key before it is gone from the disk. The segment with both is closed by the first
-    # append after a minute, is cleaned as soon as it is as old, however small the part of the log that it is, and the
-    # files before are deleted ten seconds later: longer than a fetch that is under way reads from them.
-    "segment.ms": str(SEGMENT_MS),
-    "max.compaction.lag.ms": str(SEGMENT_MS),
-    "file.delete.delay.ms": str(10 * 1000),
-    # A minute by the broker's clock, which is one, and not by those of the services that wrote the two records.
-    "message.timestamp.type": "LogAppendTime",
-    # Whoever keeps keys in memory and was away must still find the tombstone. It holds nothing personal.
-    "delete.retention.ms": str(7 * _DAY_MS),
+    **_ERASED_BY_TOMBSTONES,
 }

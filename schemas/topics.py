@@ -18,7 +18,20 @@ whose id may be made to look the same, never has it."""
 REPLAYED_HEADER: Final = "replayed"
 """On a reply: present when it is the first answer given once more to a command that was sent again."""
 
+PARKED_KEY_HEADER: Final = "parked-key"
+"""On a parked record: the key that it came with. Absent when it came without one."""
+
+PARKED_VALUE_HEADER: Final = "parked-value"
+"""On a parked record that came without a value: present, since on the topic it has an empty one. Without a value it
+would be a tombstone."""
+
+ERASED_HEADER: Final = "erased-account"
+"""On the tombstone of a parked record: the account with whose holder it was erased."""
+
 _EVENT_KEY: Final = re.compile(r"(?P<account_id>.+)/(?P<sequence>[1-9][0-9]*)", re.ASCII | re.DOTALL)
+_PARKED_KEY: Final = re.compile(
+    r"(?P<topic>[a-zA-Z0-9._-]+)/(?P<partition>0|[1-9][0-9]*)/(?P<offset>0|[1-9][0-9]*)", re.ASCII
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +124,26 @@ def parse_event_key(key: bytes) -> tuple[str, int]:
     if match is None:
         raise ValueError(f"{key!r} is not an event key: it should read <account id>/<sequence>")
     return match["account_id"], int(match["sequence"])
+
+
+def parked_key(topic: str, partition: int, offset: int) -> bytes:
+    """A parked record's own key: the place that it came from, so that each can be deleted without the others.
+
+    It is parked under the same key again when that place is read once more.
+    """
+    return f"{topic}/{partition}/{offset}".encode()
+
+
+def parse_parked_key(key: bytes) -> tuple[str, int, int]:
+    """Topic, partition and offset of a parked record's key.
+
+    Raises:
+        ValueError: the key is not `<topic>/<partition>/<offset>` as `parked_key` writes it.
+    """
+    match = _PARKED_KEY.fullmatch(key.decode())
+    if match is None:
+        raise ValueError(f"{key!r} is not the key of a parked record: it should read <topic>/<partition>/<offset>")
+    return match["topic"], int(match["partition"]), int(match["offset"])
 
 
 def partition_of(account_id: str, partitions: int) -> int:

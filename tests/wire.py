@@ -111,6 +111,14 @@ class Wire:
             self.put(self.codec.encode_command(command), key=command.account_id.encode(), partition=home)
         self.flush()
 
+    def put_among_follow_ups(self, *commands: AnyCommand) -> None:
+        """Put clients' commands where none belong, so that they are parked, whole and readable."""
+        for command in commands:
+            home = partition_of(command.account_id, self.partitions)
+            value = self.codec.encode_command(command)
+            self.put(value, key=command.account_id.encode(), partition=home, topic=self.topics.followups)
+        self.flush()
+
     def put(
         self,
         value: bytes | None,

@@ -73,13 +73,6 @@ def erase(
         str | None,
         typer.Option(metavar="TEXT", help="Why: kept with the event, readable. Name a request, not a person."),
     ] = None,
-    drop_parked: Annotated[
-        bool,
-        typer.Option(
-            "--drop-parked",
-            help="Delete what is parked of the account too, with all that is parked in the same partition.",
-        ),
-    ] = False,
     stack: Annotated[
         Path | None,
         typer.Option(
@@ -139,7 +132,7 @@ def erase(
         say("no text of the holder's is known: only keys, commands and documents are looked for. Give --text")
     with (
         WorkDisplay() as display,
-        Erasure(connections, account, texts, stack=folder, drop_parked=drop_parked, timeout_s=timeout) as erasure,
+        Erasure(connections, account, texts, stack=folder, timeout_s=timeout) as erasure,
     ):
         waits = (not verify) if wait is None else wait
         try:
@@ -173,9 +166,10 @@ def _give(
 
     with Client(connections, user_id=user_name(user), timeout_s=timeout_s) as client:
         known, secrets = known_texts(client, account_id, timeout_s=timeout_s, tell=tell)
-        if not yes:
-            _ask(account_id, known)
         texts = _texts([*known, *further], secrets)
+        if not yes:
+            _must_have_somebody_to_ask()
+            _ask(account_id, known, _parked(connections, account_id, texts, timeout_s, tell))
         reply = client.erase_holder(account_id, reason=reason)
     again = "" if reply.event_count else " before"
     say(f"erased{again}: the key of {account_id} is gone, at sequence {reply.sequence}")
@@ -191,13 +185,26 @@ def _texts(texts: list[str] | tuple[()], secrets: list[bytes] | tuple[()] = ()) 
     return found
 
 
-def _ask(account_id: str, known: list[str]) -> None:
-    """Show who would be erased. Ends the program unless whoever is at the terminal agrees."""
+def _must_have_somebody_to_ask() -> None:
     if not sys.stdin.isatty():
         raise typer.BadParameter("there is nobody to ask: say --yes", param_hint="--yes")
+
+
+def _parked(connections: Connections, account_id: str, texts: Texts, timeout_s: float, tell: Tell) -> int:
+    """How many parked records go with the holder. There are few on that topic."""
+    from daybook.erasure.records import RecordSearch  # noqa: PLC0415
+
+    with RecordSearch(connections, account_id, texts, timeout_s=timeout_s) as search:
+        return len(search.look([connections.topics.parked], tell).parked.going)
+
+
+def _ask(account_id: str, known: list[str], parked: int) -> None:
+    """Show who would be erased. Ends the program unless whoever is at the terminal agrees."""
     name = known[0] if known else "unknown here: no key-encryption key is configured, or he is erased"
     say(visible(f"account {account_id}, holder: {name}"))
     say("What is sealed of the holder in all of the account's events can never be read again.")
+    if parked:
+        say(f"parked records that go with the holder, and are never decided: {parked} (see `daybook parked list`)")
     if not typer.confirm("Erase?", err=True):
         raise typer.Exit(exits.REFUSED)
 

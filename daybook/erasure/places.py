@@ -42,6 +42,17 @@ class Place:
     until: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A record with something of the holder in it. `written_at` is the record's time."""
+
+    topic: str
+    partition: int
+    offset: int
+    written_at: datetime
+    what: str
+
+
 def latest(places: Iterable[Place]) -> datetime | None:
     """When the last of what is pending is gone; None when nothing is, or nobody knows."""
     return max((place.until for place in places if place.until is not None), default=None)

@@ -13,9 +13,12 @@ from confluent_kafka import OFFSET_BEGINNING, Message, TopicPartition
 
 from daybook import kafka
 from daybook import registry as schema_registry
+from daybook.erasure.parked import ParkedSeen
+from daybook.erasure.places import Hit
 from daybook.erasure.texts import Texts
 from daybook.log import read_until
 from daybook.models import EPOCH
+from daybook.parked import belongs_on, erased_account, parked
 from daybook.progress import Progress, Tell
 from schemas.codec import ChainBroken, Codec, Undecodable
 from schemas.commands import AnyCommand, ChangeHolder, CloseAccount, FromClient, OpenAccount
@@ -26,17 +29,6 @@ from schemas.sealing import ERASED, is_sealed
 from schemas.topics import parse_event_key
 
 _TELL_EVERY: Final = 5000
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A record with something of the holder in it. `written_at` is the record's time."""
-
-    topic: str
-    partition: int
-    offset: int
-    written_at: datetime
-    what: str
 
 
 @dataclass(slots=True)
@@ -55,6 +47,7 @@ class Seen:
     """There is a key behind the last tombstone. Nothing personal is accepted after an erasure, so it undoes it."""
     events: int = 0
     """How many events the account has."""
+    parked: ParkedSeen = field(default_factory=ParkedSeen)
 
 
 class RecordSearch:
@@ -92,6 +85,9 @@ class RecordSearch:
             seen.hits[topic] = []
             if topic == self._topics.subject_keys:
                 self._look_for_keys(topic, seen, tell)
+                continue
+            if topic == self._topics.parked:
+                self._look_in_parked(topic, seen, tell)
                 continue
             for message in self._records(topic, seen, tell):
                 what = self._what(topic, message, seen)
@@ -140,19 +136,36 @@ class RecordSearch:
         first = next(after, None)
         seen.tombstone_at = None if first is None else first.written_at
 
+    def _look_in_parked(self, topic: str, seen: Seen, tell: Tell) -> None:
+        for message in self._records(topic, seen, tell):
+            partition, at = int(message.partition() or 0), _written_at(message)
+            record = parked(message)
+            if record is None:
+                of = erased_account(message)
+                seen.parked.take_tombstone(partition, message.key(), at, is_own=of == self._account_id)
+                continue
+            what = self._in_command(topic, message, record.key, record.value)
+            hit = None if what is None else _hit(topic, message, what)
+            is_follow_up = belongs_on(self._topics, record) == self._topics.followups
+            seen.parked.take(partition, message.key(), at, hit, is_follow_up=is_follow_up)
+        seen.hits[topic] = [*seen.parked.going, *seen.parked.kept]
+
     def _what(self, topic: str, message: Message, seen: Seen) -> str | None:
         """What of the holder is in a record, if anything."""
-        value = message.value()
         if topic == self._topics.events:
             return self._in_event(message, seen)
+        return self._in_command(topic, message, message.key(), message.value())
+
+    def _in_command(self, topic: str, message: Message, key: bytes | None, value: bytes | None) -> str | None:
+        """The same of all but an event, given the key and the value that it was sent with."""
         command = self._command(value) if topic in (self._topics.commands, self._topics.parked) else None
         found = self._texts.found(value) or self._in_headers(message)
-        owner = command.account_id if command is not None else _text(message.key())
+        owner = command.account_id if command is not None else _text(key)
         if owner == self._account_id:
             if command is not None and _is_personal(command):
                 return f"{type(command).__name__} in plaintext"
             return "a text of the holder's" if found else None
-        if found and command is None and (topic == self._topics.replies or not message.key()):
+        if found and command is None and (topic == self._topics.replies or not key):
             # Whose it is, is not known.
             return "a text of the holder's"
         self._texts.also_of(owner, found)

@@ -16,8 +16,8 @@ from typing import Final, Self
 from daybook.audit.records import identity
 from daybook.erasure import cache, folder
 from daybook.erasure.indices import Indices
-from daybook.erasure.places import WITHIN, NotErased, Place, State, latest
-from daybook.erasure.records import Hit, RecordSearch, Seen, erased_at
+from daybook.erasure.places import WITHIN, Hit, NotErased, Place, State, latest
+from daybook.erasure.records import RecordSearch, Seen, erased_at
 from daybook.erasure.texts import Texts
 from daybook.erasure.topics import Cleaning
 from daybook.errors import AccountUnknown
@@ -67,18 +67,13 @@ class Erasure:
         texts: Texts,
         *,
         stack: Path | None = None,
-        drop_parked: bool = False,
         timeout_s: float,
     ) -> None:
-        """`stack` is a local stack's folder, whose files are looked through.
-
-        With `drop_parked`, parked records of the account are deleted, and all in the same partitions.
-        """
+        """`stack` is a local stack's folder, whose files are looked through."""
         self._connections = connections
         self._account_id = account_id
         self._texts = texts
         self._stack = stack
-        self._drop_parked = drop_parked
         self._timeout_s = timeout_s
         self._opened = ExitStack()
         try:
@@ -99,6 +94,9 @@ class Erasure:
         self._settled: dict[str, Place] = {}
         """Places that were clear when they were looked at after the erasure: nothing comes back there. And the log,
         where what is there stays."""
+        self._parked_left = False
+        self._parked_off_at: datetime | None = None
+        """When parked records are off the disks that this run saw go."""
         self._order: tuple[str, ...] = ()
         self._trail: tuple[Place, ...] | None = None
         """The audit trail, once it was looked at: what is there stays as well."""
@@ -171,7 +169,7 @@ class Erasure:
         elif topic == topics.commands:
             yield self._commands(name, hits, seen, erased)
         elif topic == topics.parked:
-            yield self._parked(name, hits)
+            yield self._parked(name, seen)
         elif not hits:
             yield Place(name, State.CLEAR)
         elif topic == topics.events:
@@ -229,30 +227,28 @@ class Erasure:
             return Place(name, State.PENDING, detail, deleted_at + timing.deletion)
         return Place(name, State.CLEAR)
 
-    def _parked(self, name: str, hits: Collection[Hit]) -> Place:
-        topic = self._connections.topics.parked
-        if not hits:
-            deleted_at = self._cleaning.deleted_at.get(topic)
-            if deleted_at is None:
-                return Place(name, State.CLEAR)
-            gone_at = deleted_at + self._cleaning.timing(topic).deletion
+    def _parked(self, name: str, seen: Seen) -> Place:
+        topic, parked = self._connections.topics.parked, seen.parked
+        timing = self._cleaning.timing(topic)
+        if parked.going and not timing.compacted:
+            place = self._expiring(name, parked.going)
+            detail = f"{place.detail}: {topic} is of an earlier release, `daybook deploy apply` and `--verify` erase it"
+            return Place(name, place.state, detail, place.until)
+        gone_at = self._cleaning.erase_parked(seen, self._account_id)
+        now = datetime.now(UTC)
+        if parked.going:
+            self._parked_left = True
+            return self._until(name, _said(parked.going), gone_at or now)
+        if self._parked_left:
             # Files do not tell: the command service compresses what it writes.
-            if datetime.now(UTC) < gone_at:
-                return Place(name, State.PENDING, "deleted; it leaves the disks in time", gone_at)
-            return Place(name, State.CLEAR)
-        if self._drop_parked:
-            due_at = self._cleaning.due_at(hits)
-            if datetime.now(UTC) < due_at:
-                return Place(name, State.PENDING, _said(hits), due_at + self._cleaning.timing(topic).deletion)
-            self._cleaning.drop_parked(hits, self._account_id, datetime.now(UTC))
-            return Place(
-                name,
-                State.PENDING,
-                f"{_said(hits)}, deleted",
-                datetime.now(UTC) + self._cleaning.timing(topic).deletion,
-            )
-        place = self._expiring(name, hits)
-        return Place(name, place.state, f"{place.detail}; --drop-parked deletes it", place.until)
+            self._parked_left, self._parked_off_at = False, now + timing.cleaning
+        off_at = max((at for at in (gone_at, self._parked_off_at) if at is not None), default=now)
+        if now < off_at:
+            return Place(name, State.PENDING, "erased; it leaves the disks in time", off_at)
+        if parked.kept:
+            detail = f"{_said(parked.kept)}: money is in transit until `daybook parked send` gives it again"
+            return Place(name, State.FOUND, detail)
+        return Place(name, State.CLEAR)
 
     def _expiring(self, name: str, hits: Collection[Hit]) -> Place:
         """What goes with its topic's retention, if there is one."""

@@ -1,6 +1,7 @@
 """Deleting from Kafka what is left of an erased holder in plaintext, and until when its bytes are on the disks.
 
-Kafka deletes whole segments: one goes when all of it is before the partition's first offset, and the one that is being
+Commands are deleted up to an offset: a segment goes when all of it is before the partition's first one. Parked records
+are deleted one by one, by tombstones: a segment is cleaned with all before it. Either way the segment that is being
 written to is closed only by an append that comes `segment.ms` or more after its first record.
 """
 
@@ -8,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -17,15 +17,17 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from daybook import kafka
 from daybook import registry as schema_registry
-from daybook.erasure.records import Hit, Seen
-from daybook.parked import ERASED_REASON
+from daybook.erasure.parked import work
+from daybook.erasure.places import Hit
+from daybook.erasure.records import Seen
+from daybook.erasure.timing import TICK, Timing
 from daybook.waiting import looks
 from schemas.codec import Codec
 from schemas.commands import EraseHolder
 from schemas.connections import Connections
-from schemas.keys import ECHO_S
+from schemas.keys import ECHO_S, LATER_KEY
 from schemas.registry import RegistryUnavailable, SchemaNotRegistered
-from schemas.topics import Topics
+from schemas.topics import ERASED_HEADER, Topics
 
 _KAFKAS_CHECK_MS: Final = 5 * 60 * 1000
 """Kafka's default of how often brokers look for what is to be deleted, where they may not be asked."""
@@ -41,26 +43,13 @@ _SPARE: Final = timedelta(seconds=5)
 """What brokers' clocks and a busy machine are allowed beyond what settings say."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """A topic's settings, as the brokers have them."""
-
-    segment: timedelta
-    deletion: timedelta
-    """From being deleted to being off the disk."""
-    compaction: timedelta
-    """From when a segment is closed to when what it supersedes is off the disk."""
-    retention: timedelta | None
-    """None when nothing is deleted by age."""
-
-
 def deletable(topics: Topics) -> frozenset[str]:
-    """The topics that records are deleted from. Facts, and what they are sealed with, are none of them."""
-    return frozenset({topics.commands, topics.parked})
+    """The topics that are deleted from up to an offset. Facts, and what they are sealed with, are none of them."""
+    return frozenset({topics.commands})
 
 
 class Cleaning:
-    """Deletes processed commands and, on request, parked records. One thread uses it; close it.
+    """Deletes processed commands, and parked records by tombstones. One thread uses it; close it.
 
     Its methods block for as long as brokers take, each request for `timeout_s` at most, and raise `Unreachable`.
     """
@@ -90,19 +79,21 @@ class Cleaning:
             self._timings[topic] = Timing(
                 segment=min(_duration(found, "segment.ms", _KAFKAS_SEGMENT_MS), lag),
                 deletion=check + delay + _SPARE,
-                compaction=lag + backoff + delay + _SPARE,
+                lag=lag,
+                cleaning=backoff + delay + _SPARE,
                 retention=None if found.get("retention.ms") == "-1" else _duration(found, "retention.ms", _LONGEST_MS),
+                compacted="compact" in found.get("cleanup.policy", "compact"),
             )
         return self._timings[topic]
 
     def keys_gone_at(self, tombstone_at: datetime) -> datetime:
         """When the bytes of an erased key are off the disks: the echo of its tombstone closes the segment with both."""
         timing = self.timing(self._topics.subject_keys)
-        return tombstone_at + max(timedelta(seconds=ECHO_S), timing.segment) + timing.compaction
+        return tombstone_at + max(timedelta(seconds=ECHO_S), timing.segment) + timing.lag + timing.cleaning
 
     def due_at(self, hits: Collection[Hit]) -> datetime:
         """From when on an append closes the segments that these are in."""
-        return max(hit.written_at + self.timing(hit.topic).segment for hit in hits) + timedelta(seconds=1)
+        return max(hit.written_at + self.timing(hit.topic).segment for hit in hits) + TICK
 
     def delete_commands(self, hits: Sequence[Hit], seen: Seen, erasure: EraseHolder) -> bool:
         """Delete the processed commands of the partitions that these are in, with all before them.
@@ -129,20 +120,20 @@ class Cleaning:
         self._delete(topic, offsets)
         return all(offsets.get(p, 0) >= end for p, end in wanted.items())
 
-    def drop_parked(self, hits: Collection[Hit], account_id: str, now: datetime) -> None:
-        """Delete all that is parked by now in the partitions that these are in, those of others as well.
+    def erase_parked(self, seen: Seen, account_id: str) -> datetime | None:
+        """Append tombstones of what is to be erased, and close the segments with tombstones that can be closed by now.
 
-        Less would not do: a segment goes as a whole. A note stays, which tells of it, and closes the segment.
+        Returns when all of this holder that has a tombstone behind it is off the disks; None where nothing has.
         """
         topic = self._topics.parked
-        note: dict[str, str | bytes | None] = {
-            "parked-reason": ERASED_REASON,
-            "parked-detail": f"what was parked here before was deleted with the holder of {account_id}",
-            "parked-topic": topic,
-            "parked-timestamp-ms": str(int(now.timestamp() * 1000)),
-        }
-        partitions = sorted({hit.partition for hit in hits})
-        self._delete(topic, self._produce(topic, [(p, None, None, note) for p in partitions]))
+        newest = {partition: at for (of, partition), (_, at) in seen.newest.items() if of == topic}
+        found = work(seen.parked, newest, self.timing(topic), datetime.now(UTC))
+        headers: Mapping[str, str | bytes | None] = {ERASED_HEADER: account_id}
+        records = [(partition, key, None, headers) for partition, key in found.tombstones]
+        records += [(partition, LATER_KEY, None, {}) for partition in found.closing]
+        if records:
+            self._produce(topic, records)
+        return found.gone_at
 
     def _append_commands(self, partitions: Sequence[int], erasure: EraseHolder) -> dict[int, int]:
         with schema_registry.registry(self._connections) as registry:

@@ -80,7 +80,7 @@ def test_nobody_but_the_command_service_writes_facts(stack: Composed, who: str) 
     topics = connections.topics
     refused = {topics.events, topics.followups, topics.snapshots, topics.replies, topics.parked}
     if who == "operator":
-        # Who erases a holder leaves a note where parked records were.
+        # Who erases a holder writes tombstones of what is parked of him.
         refused.discard(topics.parked)
     found = outcomes_of_writing(connections, refused)
     assert found.keys() == refused

@@ -67,9 +67,9 @@ def running(start: Start, deployed: Connections) -> None:
     """A ledger whose topics close their segments quickly, with its service and its projectors."""
     topics = deployed.topics
     with AdminClient(deployed.kafka()) as admin:
-        for topic in (topics.commands, topics.parked):
-            configure(admin, topic, _SHORT)
-        configure(admin, topics.subject_keys, _SHORT | {"max.compaction.lag.ms": "1000"})
+        configure(admin, topics.commands, _SHORT)
+        for topic in (topics.parked, topics.subject_keys):
+            configure(admin, topic, _SHORT | {"max.compaction.lag.ms": "1000"})
     env = environment(deployed, DAYBOOK_ANALYTICS_COMMIT_INTERVAL_S="0.2")
     service = start("command_service", env=env)
     projectors = [start("projectors", name, env=env) for name in ("search", "balances", "analytics")]
@@ -159,7 +159,7 @@ def test_an_erased_holder_is_off_the_disks(
 
     kept = tmp_path / "receipt.json"
     texts = [part for text in (person.name, person.email, person.reason) for part in ("--text", text)]
-    code, receipt = daybook("--verify", "--wait", "--drop-parked", *texts, "--receipt", str(kept))
+    code, receipt = daybook("--verify", "--wait", *texts, "--receipt", str(kept))
     assert (code, receipt["state"]) == (0, "clear"), receipt
     assert receipt["texts"] == 3
     with redis.Redis.from_url(deployed.redis()) as client_of_redis:

@@ -30,7 +30,7 @@ from deploy.stack.ports import choose
 from deploy.stack.server import Port
 from tests.processes import Process, until
 from tests.secured import Secured, daybook
-from tests.wire import configure
+from tests.wire import Wire, configure
 
 _PROGRAMS = {
     COMMAND_SERVICE: ("command_service",),
@@ -198,20 +198,26 @@ def test_what_is_deployed_is_as_it_should_be_whoever_has_worked_on_it(programs: 
 
 
 def test_the_operator_erases_a_holder_and_deletes_what_says_his_name(programs: Programs) -> None:
-    """Who deploys shortens how long commands stay, so that it is due at once."""
+    """Who deploys shortens how long commands and parked records stay, so that it is due at once."""
     env, account_id = programs.environment(OPERATOR), f"S-{uuid.uuid4()}"
     topics = programs.secured.connections(ADMIN).topics
     with AdminClient(programs.secured.connections(ADMIN).kafka()) as admin:
         configure(admin, topics.commands, {"segment.ms": "1000"})
+        configure(admin, topics.parked, {"segment.ms": "1000", "max.compaction.lag.ms": "1000"})
     with Client(programs.secured.connections(CLIENT), user_id="ada", timeout_s=60) as client:
         client.open_account(account_id, "EUR", "Grace Hopper")
+        with Wire(programs.secured.connections(CLIENT), 2) as wire:
+            wire.put(b"not avro, Grace Hopper", key=account_id.encode())
+            wire.flush()
+        until(lambda: "Grace Hopper" in daybook("parked", "list", env=env), "parked record")
     erased = daybook("erase", account_id, "--yes", "--no-wait", env=env, exit_code=3)
     assert f"the key of {account_id} is gone" in erased
+    assert "Grace Hopper" not in daybook("parked", "list", env=env)
 
-    def commands_deleted() -> str:
+    def deleted() -> str:
         said = daybook("erase", account_id, "--verify", "--text", "Grace Hopper", env=env, exit_code=3)
         assert "may not" not in said
-        return said if "OpenAccount in plaintext" not in said else ""
+        return said if "OpenAccount in plaintext" not in said and "a text of the holder's" not in said else ""
 
-    said = until(commands_deleted, "deletion of the command")
+    said = until(deleted, "deletion of the command and of the parked record")
     assert "found" not in said

@@ -170,6 +170,26 @@ def test_nobody_but_the_administrator_changes_topics_or_rights(secured: Secured,
             new["mine"].result()
 
 
+@pytest.mark.parametrize("who", [CLIENT, OPERATOR, COMMAND_SERVICE])
+def test_nobody_but_the_administrator_deletes_records_and_the_operator_commands_alone(
+    secured: Secured, who: str
+) -> None:
+    """Parked records go one by one, by tombstones; what an operator deletes up to an offset goes with all before it."""
+    connections = secured.connections(who)
+    topics = connections.topics
+    places = {topic: TopicPartition(topic, 0, 0) for topic in (topics.parked, topics.events, topics.commands)}
+    refused: dict[str, int] = {}
+    with AdminClient(connections.kafka()) as admin:
+        found = admin.delete_records(list(places.values()), request_timeout=60)
+        for place, deleted in found.items():
+            try:
+                deleted.result()
+            except KafkaException as error:
+                refused[place.topic] = error.args[0].code()
+    may = {topics.commands} if who == OPERATOR else set()
+    assert refused == dict.fromkeys(places.keys() - may, KafkaError.TOPIC_AUTHORIZATION_FAILED)
+
+
 REDIS_WRITES = (
     ("HSET", "balance:A-1", "balance_minor", "1"),
     ("DEL", "balance:A-1"),

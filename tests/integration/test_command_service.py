@@ -17,6 +17,7 @@ from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from fastavro import parse_schema, schemaless_writer
 from msgspec.structs import asdict, replace
 
+from daybook.parked import parked
 from schemas.commands import CommandReply, CommandStatus, Deposit, Refund
 from schemas.connections import Connections
 from schemas.events import CHAIN_START, AccountCreated, MoneyDeposited, MoneyRefunded, MoneyWithdrawn
@@ -184,22 +185,27 @@ def test_poison_is_parked_byte_for_byte_with_reason_and_origin_and_the_rest_goes
     wire.flush()
     wire.decide(opening(account), deposit(account, 1))
 
-    parked = wire.parked()[before:]
+    messages = wire.parked()[before:]
 
-    found = sorted((dict(m.headers())["parked-reason"].decode(), m.value() or b"", m.key()) for m in parked)
+    records = [parked(message) for message in messages]
+    found = sorted((r.reason, r.value or b"", r.key) for r in records if r is not None)
     assert found == sorted((why, v or b"", b"\xff not UTF-8") for why, values in poison.items() for v in values)
-    assert sum(m.value() is None for m in parked) == 1
-    for message in parked:
+    assert sum(r is not None and r.value is None for r in records) == 1
+    # Each is a record of its own, none of which is a tombstone.
+    assert len({m.key() for m in messages if m.value() is not None}) == len(records)
+    for message in messages:
         headers = dict(message.headers())
         assert headers["trace"] == b"\x00\x01"
         assert headers["parked-topic"].decode() == wire.topics.commands
         assert headers["parked-partition"].decode() == str(home)
         assert headers["parked-detail"]
+        assert message.key() == f"{wire.topics.commands}/{home}/{headers['parked-offset'].decode()}".encode()
     originals = {(m.partition(), m.offset()): m for m in read_all(wire.connections, wire.topics.commands)}
-    for message in parked:
+    for message, record in zip(messages, records, strict=True):
         headers = dict(message.headers())
         original = originals[int(headers["parked-partition"]), int(headers["parked-offset"])]
-        assert (original.key(), original.value()) == (message.key(), message.value())
+        assert record is not None
+        assert (original.key(), original.value()) == (record.key, record.value)
         assert int(headers["parked-timestamp-ms"]) == original.timestamp()[1]
 
 
@@ -222,8 +228,8 @@ def test_a_header_whose_name_is_not_utf_8_does_not_stop_anything(wire: Wire, acc
 
     assert wire.decide(opening(account))[0].accepted
 
-    (parked,) = [m for m in wire.parked() if m.value() == b"rubbish " + account.encode()]
-    headers = dict(parked.headers())
+    (message,) = [m for m in wire.parked() if m.value() == b"rubbish " + account.encode()]
+    headers = dict(message.headers())
     assert headers["parked-reason"] == b"undecodable"
     assert "unreadable-headers" in headers
 
@@ -240,9 +246,8 @@ def test_a_nested_schema_that_somebody_registered_is_not_read_with(wire: Wire, a
 
     assert wire.decide(opening(account))[0].accepted
 
-    (parked,) = [m for m in wire.parked() if m.key() == account.encode()]
-    assert dict(parked.headers())["parked-reason"] == b"unreadable_schema"
-    assert parked.value() == value
+    (record,) = [r for m in wire.parked() if (r := parked(m)) is not None and r.key == account.encode()]
+    assert (record.reason, record.value) == ("unreadable_schema", value)
 
 
 def test_misrouted_commands_are_forwarded_unchanged_and_decided_at_home(wire: Wire) -> None:

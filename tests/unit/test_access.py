@@ -54,7 +54,7 @@ def writers(topic: str) -> set[str]:
 def test_the_command_service_alone_writes_what_it_decides() -> None:
     for topic in (TOPICS.events, TOPICS.followups, TOPICS.snapshots, TOPICS.replies):
         assert writers(topic) == {COMMAND_SERVICE}, topic
-    # A note that parked records were deleted by an erasure.
+    # The tombstones of an erasure.
     assert writers(TOPICS.parked) == {COMMAND_SERVICE, OPERATOR}
     assert writers(TOPICS.checkpoints) == {AUDITOR}
     assert writers(TOPICS.commands) == {COMMAND_SERVICE, CLIENT, OPERATOR}
@@ -71,7 +71,7 @@ def test_who_reads_holders_may_read_their_keys_and_the_command_service_alone_wri
 def test_nobody_may_change_or_delete_anything_but_what_an_erasure_deletes() -> None:
     harmless = {"read", "write", "describe", "describe_configs", "create"}
     harmful = {acl for acl in wanted_acls(TOPICS) if acl.operation not in harmless}
-    assert harmful == {Acl(OPERATOR, "delete", "topic", name) for name in (TOPICS.commands, TOPICS.parked)}
+    assert harmful == {Acl(OPERATOR, "delete", "topic", TOPICS.commands)}
     assert all(acl.allows and acl.name != EVERYBODY for acl in wanted_acls(TOPICS))
     assert {acl.resource for acl in wanted_acls(TOPICS)} == {"topic", "group", "transactional_id", "cluster"}
     of_all = {(acl.principal, acl.operation) for acl in wanted_acls(TOPICS) if acl.resource == "cluster"}

@@ -70,7 +70,6 @@ def test_every_topic_of_the_contract_is_defined_with_the_same_count_but_for_the_
         (TOPICS.commands, DAY_MS),
         (TOPICS.followups, 7 * DAY_MS),
         (TOPICS.replies, DAY_MS),
-        (TOPICS.parked, 30 * DAY_MS),
     ],
 )
 def test_what_is_passed_on_is_deleted_by_age(topic: str, retention_ms: int) -> None:
@@ -97,8 +96,9 @@ def test_alerts_that_are_given_again_are_compacted_and_old_ones_deleted() -> Non
     assert int(configs["segment.ms"]) < int(configs["retention.ms"]) == 90 * DAY_MS
 
 
-def test_an_erased_key_leaves_the_disk_soon() -> None:
-    configs = definition(TOPICS.subject_keys).configs
+@pytest.mark.parametrize("topic", [TOPICS.subject_keys, TOPICS.parked])
+def test_what_a_tombstone_erases_leaves_the_disk_soon(topic: str) -> None:
+    configs = definition(topic).configs
     # A segment is closed, cleaned and deleted one after the other; the cleaner looks for work every 15 s by default.
     stages = ("segment.ms", "max.compaction.lag.ms", "file.delete.delay.ms")
     assert sum(int(configs[name]) for name in stages) + 15_000 <= 5 * 60_000
@@ -106,6 +106,13 @@ def test_an_erased_key_leaves_the_disk_soon() -> None:
     assert configs["message.timestamp.type"] == "LogAppendTime"
     # Whoever was away must find the tombstone.
     assert int(configs["delete.retention.ms"]) == 7 * DAY_MS
+
+
+def test_parked_records_are_erased_one_by_one_and_deleted_by_age() -> None:
+    configs = definition(TOPICS.parked).configs
+    assert (configs["cleanup.policy"], configs["retention.ms"]) == ("compact,delete", str(30 * DAY_MS))
+    # A segment is deleted by its newest record, and cleaning joins them: the largest one bounds what stays for longer.
+    assert int(configs["max.message.bytes"]) < int(configs["segment.bytes"]) <= 4 * 1024 * 1024
 
 
 def test_a_key_lives_where_its_account_lives() -> None:

@@ -13,7 +13,7 @@ from command_service.records import Outgoing
 from command_service.spill import SpillFailed
 from schemas.codec import Codec
 from schemas.commands import AnyCommand
-from schemas.topics import Topics, partition_of
+from schemas.topics import Topics, parked_key, partition_of
 from tests.unit.known_records import PACKING, codec_of, no_keys
 from tests.unit.memory_registry import MemoryRegistry
 from tests.wire import deposit, opening, withdrawal
@@ -124,7 +124,9 @@ def test_a_record_that_makes_us_fail_is_parked_whole_and_changes_nothing(
         patched.setattr(handling, "decide", fail)
         handler.handle(poison, overlay, NOW, outcomes)
     (parked,) = outcomes.outgoing
-    assert (parked.topic, parked.key, parked.value) == (TOPICS.parked, poison.key(), poison.value())
+    assert (parked.topic, parked.value) == (TOPICS.parked, poison.value())
+    assert parked.key == parked_key(TOPICS.commands, HOME, 7)
+    assert dict(parked.headers or [])["parked-key"] == poison.key()
     assert dict(parked.headers or [])["parked-reason"] == b"undecidable"
     assert b"planted" in dict(parked.headers or [])["parked-detail"]
     assert overlay.entry("A-1") is None
@@ -132,3 +134,27 @@ def test_a_record_that_makes_us_fail_is_parked_whole_and_changes_nothing(
     handler.handle(record(codec, opening("A-1")), overlay, NOW, outcomes)
 
     assert outcomes.answered == {("accepted", ""): 1}
+
+
+def test_what_comes_from_one_place_is_parked_under_one_key_whatever_key_its_sender_chose(
+    handler: Handler, state: PartitionState
+) -> None:
+    """As after the group's offsets were set back. Where it is parked is chosen by that key alone."""
+    keys = []
+    for key in (b"A-1", None, parked_key(TOPICS.commands, HOME, 8)):
+        outcomes = Outcomes()
+        poison = Message(topic=TOPICS.commands, partition=HOME, offset=7, key=key, value=b"not avro")
+        handler.handle(poison, Overlay(state), NOW, outcomes)
+        (kept,) = outcomes.outgoing
+        keys.append((kept.partition, kept.key))
+    assert keys == [(-1, parked_key(TOPICS.commands, HOME, 7))] * 3
+
+
+def test_a_record_without_a_value_is_parked_with_one_since_it_would_be_a_tombstone(
+    handler: Handler, state: PartitionState
+) -> None:
+    outcomes = Outcomes()
+    handler.handle(Message(topic=TOPICS.commands, partition=HOME, offset=7, key=b"A-1"), Overlay(state), NOW, outcomes)
+    (kept,) = outcomes.outgoing
+    assert kept.value == b""
+    assert "parked-value" in dict(kept.headers or [])

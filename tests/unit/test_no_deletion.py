@@ -1,6 +1,6 @@
 """Nothing in the code can take an event out of the log: what is wrong is compensated by another event.
 
-What an erasure deletes are commands that were processed, and parked records.
+What an erasure deletes so are commands that were processed. Parked records it takes out one by one, by tombstones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DESTROYING = {"delete_records", "delete_topics", "purge_topic"}
 """What Kafka's clients call it."""
 
 ERASURE = PRODUCT / "daybook" / "erasure" / "topics.py"
-"""The one place that may, and only on two topics."""
+"""The one place that may, and only on one topic."""
 
 PACKAGES = ("command_service", "projectors", "daybook", "schemas", "deploy")
 
@@ -44,10 +44,10 @@ def test_no_program_asks_kafka_to_delete(package: str) -> None:
     assert {file: lines for file, lines in found.items() if lines} == {}
 
 
-def test_an_erasure_deletes_commands_and_parked_records_alone() -> None:
+def test_an_erasure_deletes_commands_alone() -> None:
     assert len(list(destroying(ERASURE.read_text(encoding="utf-8")))) == 1
     topics = Topics("t1")
-    assert deletable(topics) == {topics.commands, topics.parked}
+    assert deletable(topics) == {topics.commands}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.events import event_id
-from schemas.topics import Topics, event_key, parse_event_key, partition_of, subject
+from schemas.keys import LATER_KEY
+from schemas.topics import Topics, event_key, parked_key, parse_event_key, parse_parked_key, partition_of, subject
 from tests.unit.strategies import ANY_UUIDS
 
 # What Java's client computes for these keys; its own tests hold it to the same numbers.
@@ -108,6 +109,41 @@ def test_an_event_key_is_read_back(account_id: str, sequence: int) -> None:
 def test_what_is_not_an_event_key(key: bytes) -> None:
     with pytest.raises(ValueError, match=r"is not an event key|invalid start byte"):
         parse_event_key(key)
+
+
+@given(
+    st.sampled_from(["account.commands", "eu-1.x_y.account.followups"]), st.integers(0, 2**31), st.integers(0, 2**63)
+)
+def test_the_key_of_a_parked_record_is_read_back(topic: str, partition: int, offset: int) -> None:
+    assert parse_parked_key(parked_key(topic, partition, offset)) == (topic, partition, offset)
+
+
+def test_the_key_of_a_parked_record_written_out() -> None:
+    assert parked_key(Topics("eu").followups, 3, 1487) == b"eu.account.followups/3/1487"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *(
+            b"",
+            b"A-1",
+            b"t/1",
+            b"t/1/",
+            b"t//1",
+            b"/1/1",
+            b"t/01/1",
+            b"t/1/-1",
+            b"t/1/1/1",
+            b"t/1/1\n",
+            b"t/1/\xd9\xa1",
+        ),
+        *(b"\xff/1/1", b"t u/1/1", LATER_KEY),
+    ],
+)
+def test_what_is_not_the_key_of_a_parked_record(key: bytes) -> None:
+    with pytest.raises(ValueError, match=r"is not the key of a parked record|invalid start byte"):
+        parse_parked_key(key)
 
 
 @given(ANY_UUIDS, st.integers(0, 0xFFF), st.integers(0, 253_402_300_799_999_999))
