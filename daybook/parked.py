@@ -8,6 +8,7 @@ releases parked stand under their own key.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -15,16 +16,27 @@ from typing import Final
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, Message, Producer
 
 from daybook import kafka
+from daybook import registry as schema_registry
 from daybook.audit.records import Records
+from daybook.decided import AlreadyDecided, decided
 from daybook.errors import DaybookError
+from daybook.progress import Progress, Tell
+from daybook.timetravel.past import Past
+from schemas.codec import Codec, Undecodable
+from schemas.commands import FollowUp, ReceiveTransfer, ReturnTransfer
 from schemas.connections import Connections
-from schemas.topics import ERASED_HEADER, PARKED_KEY_HEADER, PARKED_VALUE_HEADER, Topics
+from schemas.registry import RegistryUnavailable
+from schemas.topics import ERASED_HEADER, PARKED_KEY_HEADER, PARKED_VALUE_HEADER, Topics, partition_of
+from schemas.transfers import return_id
 
 _NO_FOLLOW_UP: Final = "not_a_follow_up"
 """Why a client's command is parked that came on the topic of follow-ups."""
 
 _REASON: Final = "parked-reason"
 """The first of the headers that the service adds."""
+
+_TELL_RECORDS: Final = 5000
+"""After how many records the progress is told: some hundredths of a second."""
 
 Headers = Mapping[str, str | bytes | None]
 
@@ -100,19 +112,26 @@ def read_parked(connections: Connections, *, timeout_s: float) -> Iterator[Parke
                     yield found
 
 
-def send_again(connections: Connections, partition: int, offset: int, *, timeout_s: float) -> Parked:
+def send_again(
+    connections: Connections, partition: int, offset: int, *, anyway: bool, tell: Tell, timeout_s: float
+) -> Parked:
     """Give a parked record to the command service once more, byte for byte. It stays where it is.
 
-    It is given on the topic that it belongs on (`belongs_on`). A command that was decided meanwhile is not decided
-    twice as long as the service remembers its id: for 24 hours, and at most 200,000 ids a partition, whichever is
-    sooner. After that a deposit is made again, and a `ReceiveTransfer` takes its money in twice, or once more after it
-    came back: look first whether it was decided (docs/OPERATIONS.md). Blocks until the brokers have it.
+    It is given on the topic that it belongs on (`belongs_on`), unless the log says that it was decided already. The
+    service knows that by itself for 24 hours, and at most 200,000 ids a partition, whichever is sooner; after that a
+    deposit would be made again, and a `ReceiveTransfer` take its money in twice, or once more after it came back. With
+    `anyway` a client's command is decided again all the same. What left no event, as a refusal does, is not told from
+    what was not decided. Blocks until the brokers have the record; reads the accounts' partitions of the log, and
+    `tell`s how far it is.
 
     Raises:
         NotParked: there is no such record.
-        Unreachable, ReadTimeout: as `read_parked` does; or it was not taken within `timeout_s`.
+        AlreadyDecided: it was decided, or is a follow-up of which that cannot be told.
+        UnreadableRecord: the account's stream in the log is broken.
+        Unreachable, ReadTimeout: as `read_parked` does, of the log as well; or it was not taken within `timeout_s`.
     """
     record = _find(connections, partition, offset, timeout_s)
+    _must_be_undecided(connections, record, anyway=anyway, tell=tell, timeout_s=timeout_s)
     _send(connections, record, timeout_s)
     return record
 
@@ -138,6 +157,58 @@ def _find(connections: Connections, partition: int, offset: int, timeout_s: floa
     if found is None:
         raise NotParked(f"{topic} has no record at {partition}/{offset}; `daybook parked list` shows all")
     return found
+
+
+def _must_be_undecided(connections: Connections, record: Parked, *, anyway: bool, tell: Tell, timeout_s: float) -> None:
+    is_follow_up = belongs_on(connections.topics, record) == connections.topics.followups
+    with ExitStack() as opened:
+        codec = Codec(opened.enter_context(schema_registry.registry(connections)))
+        try:
+            command = codec.decode_command(record.value)
+        except RegistryUnavailable as error:
+            raise schema_registry.unreachable(connections, error) from error
+        except Undecodable as error:
+            if not is_follow_up:
+                # The service can read no more of it, and parks it once more.
+                return
+            raise AlreadyDecided(
+                f"what came from {record.came_from} cannot be read here, so that it cannot be told whether it was "
+                f"decided: {error}. If its schema is of a later release, send it with that"
+            ) from error
+        if isinstance(command, FollowUp) and not is_follow_up:
+            # A client gave it: the service turns it away, however often.
+            return
+        if anyway and not is_follow_up:
+            return
+        past = Past(connections, timeout_s=timeout_s)
+        opened.callback(past.close)
+        why = decided(command, lambda account_id: past.stream(account_id, scan=True, tell=tell))
+        if why is None and isinstance(command, ReceiveTransfer):
+            why = _returning(connections, command, codec, tell, timeout_s)
+    if why is not None:
+        more = "" if is_follow_up else ". --anyway has it decided once more"
+        raise AlreadyDecided(f"not sent: {why}{more}")
+
+
+def _returning(
+    connections: Connections, command: ReceiveTransfer, codec: Codec, tell: Tell, timeout_s: float
+) -> str | None:
+    """Whether a transfer was refused and has yet to come back: the service has asked its source to take it back."""
+    topic, wanted = connections.topics.followups, return_id(command.command_id)
+    source = command.from_account_id.encode()
+    with Records(connections, timeout_s=timeout_s) as records:
+        partition = partition_of(command.from_account_id, records.partitions(topic))
+        end = records.ends(topic, [partition], IsolationLevel.READ_UNCOMMITTED)[partition]
+        for passed, message in enumerate(records.read(topic, partition, 0, end), start=1):
+            if passed % _TELL_RECORDS == 0:
+                tell(Progress(f"reading {topic}", message.offset() or 0, end))
+            if message.key() != source:
+                continue
+            with suppress(Undecodable):
+                found = codec.decode_command(message.value())
+                if isinstance(found, ReturnTransfer) and found.command_id == wanted:
+                    return f"the money is on its way back, by {topic}/{partition}/{message.offset()}"
+    return None
 
 
 def _send(connections: Connections, record: Parked, timeout_s: float) -> None:

@@ -10,6 +10,7 @@ from daybook.audit.proving import LogDiffers, NotCovered, NotProven
 from daybook.audit.run import NoSuchAccount
 from daybook.audit.taking import CheckpointRefused
 from daybook.cli import exits
+from daybook.decided import AlreadyDecided
 from daybook.erasure.places import NoStack, NotErased
 from daybook.errors import (
     AccountUnknown,
@@ -42,6 +43,7 @@ _CODES: Final[dict[type, int]] = {
     NothingThen: exits.REFUSED,
     AccountsExist: exits.REFUSED,
     NotParked: exits.REFUSED,
+    AlreadyDecided: exits.REFUSED,
     NotErased: exits.REFUSED,
     NotProven: exits.REFUSED,
     NotCovered: exits.REFUSED,

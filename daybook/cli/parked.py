@@ -51,22 +51,34 @@ def list_(
 @app.command()
 def send(
     place: Annotated[str, typer.Argument(metavar="PLACE", help="As `list` shows it: 4/0.", show_default=False)],
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Also a client's command that was decided already: it is decided again.")
+    ] = False,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
 ) -> None:
     """Give a parked record to the command service again, as it came. It stays parked as well.
 
-    Do so once, and only if it was not decided yet: the service knows its id for a limited time, after which it is
-    decided again, and money moves twice. Of a transfer's follow-up, `daybook history --transfer UUID` says.
+    What the log says was decided already is not sent, and the exit code is 1. What was refused before leaves no event,
+    and is decided anew. A transfer's follow-up that is settled is never sent, since money would move twice.
 
     daybook parked send 4/0
     """
     match = _PLACE.fullmatch(place)
     if match is None:
         raise typer.BadParameter(f'"{place}" is no place: write partition/offset, such as 4/0', param_hint="PLACE")
+    from daybook.cli.display import WorkDisplay  # noqa: PLC0415
     from daybook.parked import send_again  # noqa: PLC0415
     from schemas.connections import Connections  # noqa: PLC0415
 
-    sent = send_again(Connections.from_environment(), int(match[1]), int(match[2]), timeout_s=timeout)
+    with WorkDisplay() as display:
+        sent = send_again(
+            Connections.from_environment(),
+            int(match[1]),
+            int(match[2]),
+            anyway=anyway,
+            tell=display.update,
+            timeout_s=timeout,
+        )
     typer.echo(f"sent again: {place}, which was parked as {sent.reason}. If it is parked once more, `list` shows it")
 
 

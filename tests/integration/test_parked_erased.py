@@ -98,7 +98,7 @@ def test_one_holders_parked_records_are_erased_and_all_others_stay(wire: Wire, n
         assert sorted(((r.key, r.value) for r in left), key=str) == sorted(kept, key=str)
         (gone, *_) = (r for r in before if r.value == f"not avro, {names.holder}".encode())
         with pytest.raises(NotParked, match="was erased"):
-            send_again(connections, gone.partition, gone.offset, timeout_s=30)
+            send_again(connections, gone.partition, gone.offset, anyway=False, tell=untold, timeout_s=30)
         until(lambda: " at " not in place().detail, "end of it on the topic", every_s=0.3)
 
     standing = [m for m in read_all(connections, topic, isolation="read_uncommitted") if m.value() is not None]
@@ -106,7 +106,7 @@ def test_one_holders_parked_records_are_erased_and_all_others_stay(wire: Wire, n
     assert list(read_parked(connections, timeout_s=30)) == left
     # What is left can be given again, as it came.
     (again,) = (r for r in left if r.value == wire.codec.encode_command(paid))
-    send_again(connections, again.partition, again.offset, timeout_s=30)
+    send_again(connections, again.partition, again.offset, anyway=False, tell=untold, timeout_s=30)
     (reply,) = wire.await_replies(paid)
     assert (reply.accepted, reply.sequence) == (True, 2)
     (stray,) = (m for m in read_all(connections, wire.topics.commands) if m.value() == again.value)
