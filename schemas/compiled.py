@@ -3,8 +3,9 @@
 A command that is decided is one record read and two or three written, whose fields are nearly all short texts and
 numbers. A general library looks at the schema of each field each time; here that is done once, and what is left is a
 straight line of code for each record, at a third of the time or less. Whatever is not as usual (a text of 64 bytes or
-more, a time before 1979 or after 2500, a body that is cut short, a value that does not fit) is `Unusual` or an error of
-another kind, which decides nothing: the library then has the last word, as with `schemas.quick`.
+more to be read, or of 1024 to be written, a time before 1979 or after 2500, a body that is cut short, a value that does
+not fit) is `Unusual` or an error of another kind, which decides nothing: the library then has the last word, as with
+`schemas.quick`.
 
 Code is made of released schemas alone, never of what somebody registered.
 """
@@ -29,9 +30,6 @@ UNUSUAL: Final = (Unusual, IndexError, KeyError, ValueError, TypeError, Attribut
 
 _INT32_END: Final = 2**31
 _INT64_END: Final = 2**63
-_SHORT: Final = tuple(bytes((2 * length,)) for length in range(64))
-"""The lengths that take one byte, as Avro writes them."""
-
 _TEXT: Final = json.dumps("string")
 _OPTIONAL_TEXT: Final = json.dumps(["null", "string"])
 _LONG: Final = json.dumps("long")
@@ -42,6 +40,7 @@ _INT: Final = json.dumps("int")
 _BOOLEAN: Final = json.dumps("boolean")
 _BYTES: Final = json.dumps("bytes")
 _ENUM: Final = "enum"
+_FIXED: Final = "fixed"
 
 _READS: Final[Mapping[str, str]] = {
     _TEXT: """
@@ -91,13 +90,13 @@ is read is of no consequence."""
 
 _WRITES: Final[Mapping[str, str]] = {
     _TEXT: """
-    {name} = {value}.encode(); add(short[len({name})]); add({name})""",
+    {name} = {value}.encode(); add(lengths[len({name})]); add({name})""",
     _OPTIONAL_TEXT: """
     {name} = {value}
     if {name} is None:
         add(b"\\0")
     else:
-        {name} = {name}.encode(); add(b"\\2"); add(short[len({name})]); add({name})""",
+        {name} = {name}.encode(); add(b"\\2"); add(lengths[len({name})]); add({name})""",
     _LONG: """
     add(long({value}))""",
     _OPTIONAL_LONG: """
@@ -108,9 +107,14 @@ _WRITES: Final[Mapping[str, str]] = {
     _BOOLEAN: """
     add(b"\\1" if {value} else b"\\0")""",
     _BYTES: """
-    {name} = {value}; add(long(len({name}))); add({name})""",
+    {name} = {value}; add(lengths[len({name})]); add({name})""",
     _ENUM: """
     add(symbols_of{name}[{value}])""",
+    _FIXED: """
+    {name} = {value}
+    if len({name}) != {size}:
+        raise Unusual
+    add({name})""",
 }
 
 
@@ -124,13 +128,13 @@ def reader(schema: Mapping[str, Any]) -> Read | None:
         "truths": {0: False, 1: True},
     }
     fields = list(_fields(schema))
-    for name, kind, symbols in fields:
+    for name, kind, symbols, _ in fields:
         if kind not in _READS:
             return None
         lines.append(_READS[kind].format(name=f"_{name}"))
         known[f"symbols_of_{name}"] = {2 * place: symbol for place, symbol in enumerate(symbols[:64])}
     lines += ["    if lengths & 0x81:", "        raise Unusual"]
-    named = ", ".join(f"{name!r}: _{name}" for name, _, _ in fields)
+    named = ", ".join(f"{name!r}: _{name}" for name, *_ in fields)
     lines.append(f"    return {{{named}}}, at")
     return cast(Read, _function("read", lines, known))
 
@@ -139,28 +143,31 @@ def writer(schema: Mapping[str, Any], *, mappings: bool) -> Write | None:
     """How a record's fields are written, of an object with such attributes or, on request, of a mapping; None when
     there is a field that is not written here. Raises, when used: `UNUSUAL`."""
     lines = ["def write(record):", "    parts = []; add = parts.append"]
-    known: dict[str, object] = {"short": _SHORT, "long": _long, "small": _small}
-    for name, kind, symbols in _fields(schema):
+    known: dict[str, object] = {"Unusual": Unusual, "lengths": _LENGTHS, "long": _long, "small": _small}
+    for name, kind, symbols, size in _fields(schema):
         written = {_TIME: _LONG, _OPTIONAL_TIME: _OPTIONAL_LONG}.get(kind, kind)
         if written not in _WRITES:
             return None
         value = f"record[{name!r}]" if mappings else f"record.{name}"
-        lines.append(_WRITES[written].format(name=f"_{name}", value=value))
+        lines.append(_WRITES[written].format(name=f"_{name}", value=value, size=size))
         known[f"symbols_of_{name}"] = {symbol: _long(place) for place, symbol in enumerate(symbols)}
     lines.append("    return b''.join(parts)")
     return cast(Write, _function("write", lines, known))
 
 
-def _fields(schema: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str]]]:
-    """Each field's name, its type as a key of what is above, and its symbols."""
+def _fields(schema: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str], int]]:
+    """Each field's name, its type as a key of what is above, its symbols, and its size in bytes where it is fixed."""
     for field in schema["fields"]:
         name, kind = field["name"], _essential(field["type"])
         if not name.isidentifier():
             raise ValueError(f"{name} is no name of a field")
-        if isinstance(kind, dict) and kind["type"] == "enum":
-            yield name, _ENUM, kind["symbols"]
-        else:
-            yield name, json.dumps(kind), []
+        match kind:
+            case {"type": "enum", "symbols": symbols}:
+                yield name, _ENUM, symbols, 0
+            case {"type": "fixed", "size": size}:
+                yield name, _FIXED, [], size
+            case _:
+                yield name, json.dumps(kind), [], 0
 
 
 def _essential(kind: Any) -> Any:
@@ -201,3 +208,7 @@ def _small(value: int) -> bytes:
     if not -_INT32_END <= value < _INT32_END:
         raise Unusual
     return _long(value)
+
+
+_LENGTHS: Final = tuple(_long(length) for length in range(1024))
+"""Lengths of texts and bytes as Avro writes them. A longer one is unusual."""

@@ -32,6 +32,7 @@ from schemas.commands import (
 )
 from schemas.events import EVENT_TYPES, Event, FreezeCause, RecordedEvent
 from schemas.money import INT64_MAX, INT64_MIN
+from schemas.snapshots import AccountSnapshot
 from tests.unit.given import ACCOUNT, NOW
 
 LONGS: Final = st.integers(INT64_MIN, INT64_MAX)
@@ -43,6 +44,8 @@ _BY_ANNOTATION: Final[dict[Any, st.SearchStrategy[Any]]] = {
     str: TEXTS,
     int: LONGS,
     bool: st.booleans(),
+    bytes: st.binary(max_size=100),
+    CommandStatus: st.sampled_from(CommandStatus),
     str | None: st.none() | TEXTS,
     int | None: st.none() | LONGS,
     FreezeCause: st.sampled_from(FreezeCause),
@@ -52,7 +55,8 @@ _BY_NAME: Final[dict[str, st.SearchStrategy[Any]]] = {
     "event_id": ANY_UUIDS,
     "transfer_id": ANY_UUIDS,
     "event_count": st.integers(-(2**31), 2**31 - 1),
-    "status": st.sampled_from(CommandStatus),
+    "fingerprint": st.binary(min_size=8, max_size=8),
+    "chain_hash": st.binary(min_size=32, max_size=32),
 }
 
 
@@ -72,6 +76,7 @@ def _any(record_type: type) -> st.SearchStrategy[Any]:
 ANY_COMMAND: Final[st.SearchStrategy[AnyCommand]] = st.one_of(*map(_any, COMMAND_TYPES))
 ANY_EVENT: Final[st.SearchStrategy[Event]] = st.one_of(*map(_any, EVENT_TYPES))
 ANY_REPLY: Final[st.SearchStrategy[CommandReply]] = _any(CommandReply)
+ANY_SNAPSHOT: Final[st.SearchStrategy[AccountSnapshot]] = _any(AccountSnapshot)
 COMMON_FIELDS: Final[st.SearchStrategy[dict[str, Any]]] = st.fixed_dictionaries(
     _values(RecordedEvent, "event", "chain_hash")
 )

@@ -17,9 +17,10 @@ from schemas import reading as bodies
 from schemas.codec import Codec, Undecodable
 from schemas.commands import COMMAND_TYPES, AnyCommand, CommandReply, Deposit
 from schemas.events import EVENT_TYPES, Event, RecordedEvent
+from schemas.snapshots import AccountSnapshot
 from tests.unit.given import deposit
 from tests.unit.known_records import EVENT_BYTES, REGISTRY, codec_of
-from tests.unit.strategies import ANY_COMMAND, ANY_EVENT, ANY_REPLY, COMMON_FIELDS
+from tests.unit.strategies import ANY_COMMAND, ANY_EVENT, ANY_REPLY, ANY_SNAPSHOT, COMMON_FIELDS
 
 
 def codec_that(monkeypatch: pytest.MonkeyPatch, *, is_quick: bool) -> Codec:
@@ -100,16 +101,22 @@ def test_both_ways_read_and_refuse_the_same_commands(command: AnyCommand, data: 
     assert command_in(BOTH, wrong) == command_in(LIBRARY, wrong)
 
 
-@given(ANY_COMMAND, ANY_REPLY, ANY_EVENT, COMMON_FIELDS, st.binary(min_size=32, max_size=32))
+@given(ANY_COMMAND, ANY_REPLY, ANY_SNAPSHOT, ANY_EVENT, COMMON_FIELDS, st.binary(min_size=32, max_size=32))
 def test_both_ways_write_the_same(
-    command: AnyCommand, reply: CommandReply, event: Event, common: dict[str, Any], previous: bytes
+    command: AnyCommand,
+    reply: CommandReply,
+    snapshot: AccountSnapshot,
+    event: Event,
+    common: dict[str, Any],
+    previous: bytes,
 ) -> None:
     assert BOTH.encode_command(command) == LIBRARY.encode_command(command)
     assert BOTH.encode_reply(reply) == LIBRARY.encode_reply(reply)
+    assert BOTH.encode_snapshot(snapshot) == LIBRARY.encode_snapshot(snapshot)
     assert BOTH.encode_event(event, common, previous) == LIBRARY.encode_event(event, common, previous)
 
 
-@pytest.mark.parametrize("length", [0, 63, 64, 200])
+@pytest.mark.parametrize("length", [0, 63, 64, 200, 1023, 1024])
 def test_both_ways_write_texts_of_any_length(length: int) -> None:
     command = deposit(reason="ě" * (length // 2) + "e" * (length % 2), correlation_id="c" * length)
     value = BOTH.encode_command(command)
@@ -188,3 +195,7 @@ def test_a_name_that_is_none_does_not_become_code() -> None:
     fields = [{"name": "a; import os", "type": "string"}]
     with pytest.raises(ValueError, match="no name of a field"):
         compiled.reader({"type": "record", "name": "Note", "fields": fields})
+
+
+def test_snapshots_are_written_the_quick_way() -> None:
+    assert compiled.writer(json.loads(released.newest()[AccountSnapshot.FULL_NAME].text), mappings=False) is not None
