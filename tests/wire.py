@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 import confluent_kafka
-from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from schemas.codec import Codec
@@ -71,7 +71,7 @@ def read_all(connections: Connections, topic: str, *, isolation: str = "read_com
     found: list[Message] = []
     try:
         left = set(consumer.list_topics(topic, 10).topics[topic].partitions)
-        consumer.assign([TopicPartition(topic, partition, 0) for partition in left])
+        consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in left])
         while left:
             for message in consumer.consume(1000, 0.02):
                 error = message.error()

@@ -163,7 +163,9 @@ def _give(
     """Ask, erase, and return what was known of the holder, to be looked for."""
     from daybook.client import Client  # noqa: PLC0415
     from daybook.erasure.known import known_texts  # noqa: PLC0415
+    from daybook.erasure.run import must_answer  # noqa: PLC0415
 
+    must_answer(connections, timeout_s=timeout_s)
     with Client(connections, user_id=user_name(user), timeout_s=timeout_s) as client:
         known, secrets = known_texts(client, account_id, timeout_s=timeout_s, tell=tell)
         texts = _texts([*known, *further], secrets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from daybook.models import address
 from daybook.progress import Progress, Tell
 from schemas.connections import Connections
 
+_NAME: Final = "Redis"
 _BATCH: Final = 500
 
 _READ: Final = {
@@ -27,27 +29,38 @@ _READ: Final = {
 }
 
 
-def look(connections: Connections, account_id: str, texts: Texts, tell: Tell, *, timeout_s: float) -> Place:
+def must_answer(connections: Connections, *, timeout_s: float) -> None:
     """Raises: `Unreachable`, `NotConfigured`."""
-    name = "Redis"
+    with _answering(connections), redis.Redis.from_url(connections.redis(), socket_timeout=timeout_s) as client:
+        client.dbsize()
+
+
+def look(connections: Connections, account_id: str, texts: Texts, tell: Tell, *, timeout_s: float) -> Place:
+    """Look through all keys. Raises: `Unreachable`, `NotConfigured`."""
     found: list[str] = []
     barred = 0
-    try:
-        with redis.Redis.from_url(connections.redis(), socket_timeout=timeout_s) as client:
-            total, done = client.dbsize(), 0
-            keys = client.scan_iter(count=_BATCH)
-            while batch := list(islice(keys, _BATCH)):
-                values = _values(client, batch)
-                found += _found_in(values, account_id, texts)
-                barred += len(batch) - len(values)
-                done += len(batch)
-                tell(Progress("looking through Redis", min(done, total), total))
-    except redis.RedisError as error:
-        raise Unreachable(name, address(connections.redis()), str(error)) from error
+    with _answering(connections), redis.Redis.from_url(connections.redis(), socket_timeout=timeout_s) as client:
+        total, done = client.dbsize(), 0
+        keys = client.scan_iter(count=_BATCH)
+        while batch := list(islice(keys, _BATCH)):
+            values = _values(client, batch)
+            found += _found_in(values, account_id, texts)
+            barred += len(batch) - len(values)
+            done += len(batch)
+            tell(Progress("looking through Redis", min(done, total), total))
     if found:
-        return Place(name, State.FOUND, f"keys with a text of the holder's: {', '.join(found[:5])}")
+        return Place(_NAME, State.FOUND, f"keys with a text of the holder's: {', '.join(found[:5])}")
     # Those of a ledger may all be read by whoever erases.
-    return Place(name, State.CLEAR, f"but for {barred} keys that may not be read, or are gone by now" if barred else "")
+    but = f"but for {barred} keys that may not be read, or are gone by now" if barred else ""
+    return Place(_NAME, State.CLEAR, but)
+
+
+@contextmanager
+def _answering(connections: Connections) -> Iterator[None]:
+    try:
+        yield
+    except redis.RedisError as error:
+        raise Unreachable(_NAME, address(connections.redis()), str(error)) from error
 
 
 def _values(client: redis.Redis, keys: list[bytes]) -> dict[bytes, bytes]:

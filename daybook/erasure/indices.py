@@ -59,6 +59,10 @@ class Indices:
     def close(self) -> None:
         self._client.close()
 
+    def must_answer(self) -> None:
+        """Ask for the indices, and for nothing in them."""
+        list(self._concrete(self._names.accounts))
+
     def view(self, sequence: int, tell: Tell) -> Iterator[Place]:
         """The current view, and what is kept beside it, an index at a time.
 

@@ -7,7 +7,7 @@ erasure that was interrupted is finished by looking again.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -52,6 +52,18 @@ class Report:
     @property
     def until(self) -> datetime | None:
         return latest(self.places)
+
+
+def must_answer(connections: Connections, *, timeout_s: float) -> None:
+    """Ask the servers that an erasure needs after the fact: what is known of the holder is known only until then.
+
+    Raises: `Unreachable`, `NotConfigured`.
+    """
+    if connections.elasticsearch_url is not None:
+        with closing(Indices(connections, "", Texts(()), timeout_s=timeout_s)) as indices:
+            indices.must_answer()
+    if connections.redis_url is not None:
+        cache.must_answer(connections, timeout_s=timeout_s)
 
 
 class Erasure:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -33,10 +35,10 @@ from schemas.topics import partition_of
 from tests.conftest import PARTITIONS
 from tests.event_log import Log
 from tests.holders import WithKeys
-from tests.processes import until
+from tests.processes import environment, free_port, until
 from tests.recorded import recorded
 from tests.subject_keys import KeyTopic
-from tests.wire import Wire, configure, opening
+from tests.wire import Wire, configure, opening, read_all
 
 KEY = new_data_key()
 SEALER = Sealer(lambda _: KEY)
@@ -375,3 +377,24 @@ def test_a_ledger_without_search_analytics_and_cache_is_verified_without(deploye
     report = look(without, holder.account_id, holder.name)
     assert report.state is State.CLEAR
     assert {p.name for p in report.places if p.state is State.UNSEEN} == {"Elasticsearch", "Redis", "Iceberg table"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "scheme"), [("DAYBOOK_REDIS_URL", "redis"), ("DAYBOOK_ELASTICSEARCH_URL", "http")]
+)
+def test_nobody_is_erased_while_a_server_is_away_that_is_needed_afterwards(
+    deployed: Connections, holder: Holder, variable: str, scheme: str
+) -> None:
+    Log(deployed).append(holder.events()[:1])
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "daybook", "erase", holder.account_id, "--yes", "--timeout", "5"],
+        env=environment(deployed, **{variable: f"{scheme}://127.0.0.1:{free_port()}"}),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 4, ended.stderr
+    assert "refused" in ended.stderr
+    given = [record.key() for record in read_all(deployed, deployed.topics.commands)]
+    assert holder.account_id.encode() not in given
