@@ -21,9 +21,10 @@ from daybook.models import EPOCH
 from daybook.parked import belongs_on, erased_account, parked
 from daybook.progress import Progress, Tell
 from schemas.codec import ChainBroken, Codec, Undecodable
-from schemas.commands import AnyCommand, ChangeHolder, CloseAccount, FromClient, OpenAccount
+from schemas.commands import AnyCommand
 from schemas.connections import Connections
-from schemas.events import AccountClosed, AccountCreated, HolderChanged, HolderErased, RecordedEvent
+from schemas.events import HolderErased, RecordedEvent
+from schemas.personal import is_personal, personal_texts
 from schemas.registry import RegistryUnavailable
 from schemas.sealing import ERASED, is_sealed
 from schemas.topics import parse_event_key
@@ -162,7 +163,7 @@ class RecordSearch:
         found = self._texts.found(value) or self._in_headers(message)
         owner = command.account_id if command is not None else _text(key)
         if owner == self._account_id:
-            if command is not None and _is_personal(command):
+            if command is not None and is_personal(command):
                 return f"{type(command).__name__} in plaintext"
             return "a text of the holder's" if found else None
         if found and command is None and (topic == self._topics.replies or not key):
@@ -210,29 +211,9 @@ class RecordSearch:
             raise schema_registry.unreachable(self._connections, error) from error
 
 
-def _is_personal(command: AnyCommand) -> bool:
-    match command:
-        case OpenAccount() | ChangeHolder():
-            return True
-        case CloseAccount() if command.payout_reference is not None:
-            return True
-        case FromClient():
-            return command.reason_is_personal and command.reason is not None
-        case _:
-            return False
-
-
 def _has_plaintext(recorded: RecordedEvent) -> bool:
-    event = recorded.event
-    texts: tuple[str | None, ...] = ()
-    match event:
-        case AccountCreated() | HolderChanged():
-            texts = (event.holder_name, event.holder_email)
-        case AccountClosed():
-            texts = (event.payout_reference,)
-        case _:
-            pass
-    return any(text is not None and text != ERASED.value and not is_sealed(text) for text in texts)
+    texts = personal_texts(recorded.event).values()
+    return any(text != ERASED.value and not is_sealed(text) for text in texts)
 
 
 def _hit(topic: str, message: Message, what: str) -> Hit:

@@ -144,11 +144,10 @@ def _operator(topics: Topics) -> Iterator[Acl]:
     )
     yield from (Acl(OPERATOR, "read", "topic", name) for name in everything)
     # An erasure deletes commands that were processed, and writes tombstones of what is parked; and it says until when
-    # their bytes and those of keys are on the disks, by the settings.
+    # what it found is on the disks, by the settings.
     yield Acl(OPERATOR, "delete", "topic", topics.commands)
     yield Acl(OPERATOR, "write", "topic", topics.parked)
-    erased_from = (topics.commands, topics.parked, topics.subject_keys)
-    yield from (Acl(OPERATOR, "describe_configs", "topic", name) for name in erased_from)
+    yield from (Acl(OPERATOR, "describe_configs", "topic", name) for name in everything)
     yield Acl(OPERATOR, "describe_configs", "cluster", _CLUSTER)
     # How far each program is, and who its members are.
     yield Acl(OPERATOR, "describe", "group", topics.command_service_group, is_prefix=True)
