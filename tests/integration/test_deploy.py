@@ -314,7 +314,7 @@ def test_a_template_that_was_changed_is_put_right_and_keeps_an_operators_setting
     assert isinstance(difference, TemplateDiffers)
     assert difference.problem == (
         f"index template {accounts.name} differs in allow_auto_create, field status, setting "
-        "index.auto_expand_replicas, setting index.merge.policy.expunge_deletes_allowed, setting index.refresh_interval"
+        "index.auto_expand_replicas, setting index.refresh_interval, setting index.merge.policy.expunge_deletes_allowed"
     )
     assert plan(deployed) == []
     found = search.indices.get_index_template(name=accounts.name, flat_settings=True)["index_templates"][0]
