@@ -106,31 +106,29 @@ class EraseHolder(Command, frozen=True, kw_only=True, gc=False):
 class FromLedger(Command, frozen=True, kw_only=True, gc=False):
     """What one account's events ask of another account: a step of a transfer."""
 
-    transfer_id: str
-    causation_id: str
-
 
 class ReceiveTransfer(FromLedger, frozen=True, kw_only=True, gc=False):
+    transfer_id: str
     from_account_id: str
     amount_minor: int
     currency: str
+    causation_id: str
 
 
-class Settlement(FromLedger, frozen=True, kw_only=True, gc=False):
-    """The end of a transfer, at its source."""
-
+class CompleteTransfer(FromLedger, frozen=True, kw_only=True, gc=False):
+    transfer_id: str
     to_account_id: str
+    causation_id: str
 
 
-class CompleteTransfer(Settlement, frozen=True, kw_only=True, gc=False):
-    pass
-
-
-class ReturnTransfer(Settlement, frozen=True, kw_only=True, gc=False):
+class ReturnTransfer(FromLedger, frozen=True, kw_only=True, gc=False):
     """`code` and `message` are those of the refusal by which the money was not taken in."""
 
+    transfer_id: str
+    to_account_id: str
     code: str
     message: str
+    causation_id: str
 
 
 ClientCommand = (
