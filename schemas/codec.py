@@ -226,17 +226,6 @@ class Codec:
             raise Undecodable("not_a_mark", f"{reader.name} is not a restore mark")
         return RestoreMark(**reader.whole(body))
 
-    def kek_of(self, value: bytes | None) -> str:
-        """The id of the key-encryption key of a subject's key. The rest is not read. Raises as `decode_key`."""
-        reader, body = self._open(value)
-        try:
-            if reader.name == SubjectKey.FULL_NAME:
-                _, at = quick.text(body, 0)
-                return quick.text(body, at)[0]
-        except (quick.Unusual, IndexError, ValueError):
-            pass
-        return self.decode_key(value).kek_id
-
     def decode_key(self, value: bytes | None) -> SubjectKey:
         """Raises: `Undecodable`, or `RegistryUnavailable` when an unknown id could not be asked for."""
         reader, body = self._open(value)

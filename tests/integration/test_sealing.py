@@ -144,7 +144,7 @@ def test_a_new_key_encryption_key_wraps_all_keys_anew_and_the_old_one_can_go(
 
         def all_anew() -> bool:
             values = data_keys(wire).values()
-            return {wire.codec.kek_of(value) for value in values} == {ring.current_id}
+            return {wire.codec.decode_key(value).kek_id for value in values} == {ring.current_id}
 
         until(all_anew, "keys under the new key-encryption key")
         assert service.stop() == 0

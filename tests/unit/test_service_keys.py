@@ -134,7 +134,7 @@ def test_keys_are_wrapped_anew_unless_the_transaction_changes_them() -> None:
     keys.erase("A-2")
     due = Upkeep("keys").due({0: keys})
     assert [record.key for record in due.records] == [b"A-1"]
-    assert CODEC.kek_of(due.records[0].value) == "kek-2"
+    assert CODEC.decode_key(due.records[0].value).kek_id == "kek-2"
     due.committed()
     keys.commit()
     assert keys.outdated == set()
