@@ -21,8 +21,9 @@ from confluent_kafka import Message
 
 from command_service.accounts import Bounds, Overlay, PartitionState
 from command_service.answers import Answers
+from command_service.deciding import Outcomes
 from command_service.fingerprint import fingerprint
-from command_service.handler import Handler, Outcomes
+from command_service.handler import Handler
 from command_service.keys import SubjectKeys
 from command_service.packing import Packing
 from command_service.rounds import Rounds

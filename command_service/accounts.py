@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 
 from msgspec import Struct
@@ -20,7 +20,7 @@ from command_service.rounds import Round
 from command_service.samples import Samples
 from command_service.spill import SpillStore
 
-__all__ = ["Bounds", "Entry", "Overlay", "PartitionState"]
+__all__ = ["Bounds", "Entry", "Overlay", "Overlays", "PartitionState"]
 
 
 class Bounds(Struct, frozen=True):
@@ -204,3 +204,23 @@ class Overlay:
             committed.answers.remember(key, answer)
         committed.settle()
         return committed.answers.forget_old(now)
+
+
+class Overlays:
+    """The overlays of one transaction, each made when its partition is first touched."""
+
+    def __init__(self, states: Mapping[int, PartitionState]) -> None:
+        """`states` are those of all partitions that are ours."""
+        self._states = states
+        self.touched: dict[int, Overlay] = {}
+
+    def __contains__(self, partition: int) -> bool:
+        """Whether a partition is ours."""
+        return partition in self._states
+
+    def __getitem__(self, partition: int) -> Overlay:
+        """The overlay of a partition. Raises `KeyError` when it is not ours."""
+        overlay = self.touched.get(partition)
+        if overlay is None:
+            overlay = self.touched[partition] = Overlay(self._states[partition])
+        return overlay

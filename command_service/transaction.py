@@ -21,9 +21,10 @@ from typing import Any, Final
 from confluent_kafka import KafkaException, Message
 
 from command_service import metrics
-from command_service.accounts import Overlay
+from command_service.accounts import Overlays
 from command_service.assignment import Assignment, CommandsUnreadable, Place, place_of
-from command_service.handler import Handler, Outcomes
+from command_service.deciding import Outcomes
+from command_service.handler import Handler
 from command_service.keys import Upkeep
 from command_service.producer import ProducerLost, TransactionAborted, TransactionalProducer
 from command_service.records import origin
@@ -138,25 +139,23 @@ class CommandService:
         """Decide a batch and write what it leads to, with the snapshots that are due. Either may be nothing."""
         now = now_micros()
         outcomes = Outcomes()
-        overlays: dict[int, Overlay] = {}
+        overlays = Overlays(self._assignment.states)
         offsets: dict[Place, int] = {}
         unavailable: RegistryUnavailable | None = None
         for message in batch:
-            partition = int(message.partition() or 0)
-            overlay = overlays.get(partition)
-            if overlay is None:
-                overlay = overlays[partition] = Overlay(self._assignment.states[partition])
             try:
-                self._handler.handle(message, overlay, now, outcomes)
+                self._handler.handle(message, overlays[int(message.partition() or 0)], now, outcomes)
             except RegistryUnavailable as error:
                 unavailable = error
                 break
             offsets[place_of(message)] = int(message.offset() or 0) + 1
+        self._handler.follow(overlays, now, outcomes)
         due = self._rounds.due(self._assignment.states, len(batch))
         chores = self._upkeep.due({partition: state.keys for partition, state in self._assignment.states.items()})
         if offsets or due.parts or chores.parts:
-            # Also of partitions without commands, which do not move: so a service is found out that has lost them.
-            places = self._assignment.unmoved({*due.parts, *chores.parts}) | offsets
+            # Also of partitions that are only written to, where offsets do not move: so a service is found out that has
+            # lost them, and whoever has got them waits for this transaction before reading their events.
+            places = self._assignment.unmoved({*due.parts, *chores.parts, *overlays.touched}) | offsets
             try:
                 with metrics.TRANSACTION.time():
                     self._producer.transact([*outcomes.outgoing, *due.records, *chores.records], places, group)
@@ -172,7 +171,7 @@ class CommandService:
             chores.committed()
             self._batch, self._aborts = self._settings.batch, 0
             self._vitals.committed()
-            for partition, overlay in overlays.items():
+            for partition, overlay in overlays.touched.items():
                 self._tell_forgotten(overlay.commit(now))
                 self._assignment.tell_accounts(partition)
             if batch:

@@ -15,6 +15,9 @@ FOLLOW_UP_FINGERPRINT: Final = b"followup"
 """What stands there on the reply to a follow-up, whose id is derived from what it asks. A reply to a client's command,
 whose id may be made to look the same, never has it."""
 
+DECIDED_HEADER: Final = "decided"
+"""On a follow-up: present when what it leads to was recorded in the same transaction. Nobody decides it again."""
+
 REPLAYED_HEADER: Final = "replayed"
 """On a reply: present when it is the first answer given once more to a command that was sent again."""
 

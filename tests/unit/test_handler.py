@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from confluent_kafka import Message
 
-from command_service import handler as handling
+from command_service import deciding
 from command_service.accounts import Overlay, PartitionState
 from command_service.answers import Answers
-from command_service.handler import Handler, Outcomes
+from command_service.deciding import Outcomes
+from command_service.handler import Handler
 from command_service.records import Outgoing
 from command_service.spill import SpillFailed
 from schemas.codec import Codec
@@ -56,7 +59,7 @@ def test_a_command_is_not_parked_because_the_disk_failed(
 
     overlay, outcomes = Overlay(state), Outcomes()
     # Where the account lives was found out before.
-    monkeypatch.setattr(handler, "_answer", failing)
+    monkeypatch.setattr(handler, "_decider", SimpleNamespace(decide=failing))
     with pytest.raises(SpillFailed):
         handler.handle(record(codec, deposit("A-1", 5)), overlay, NOW, outcomes)
     assert outcomes.outgoing == []
@@ -121,7 +124,7 @@ def test_a_record_that_makes_us_fail_is_parked_whole_and_changes_nothing(
     overlay, outcomes = Overlay(state), Outcomes()
     poison = record(codec, opening("A-1"))
     with monkeypatch.context() as patched:
-        patched.setattr(handling, "decide", fail)
+        patched.setattr(deciding, "decide", fail)
         handler.handle(poison, overlay, NOW, outcomes)
     (parked,) = outcomes.outgoing
     assert (parked.topic, parked.value) == (TOPICS.parked, poison.value())

@@ -10,8 +10,9 @@ from msgspec.structs import replace
 
 from command_service.accounts import Entry, Overlay, PartitionState
 from command_service.answers import Answer, Answers, command_key, fingerprint
+from command_service.deciding import Outcomes
 from command_service.domain.account import evolve
-from command_service.handler import Handler, Outcomes
+from command_service.handler import Handler
 from schemas.commands import AnyCommand, ChangeHolder, CloseAccount, CommandReply, EraseHolder
 from schemas.events import CHAIN_START, AccountCreated
 from schemas.sealing import ERASED, PREFIX

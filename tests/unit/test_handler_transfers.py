@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from confluent_kafka import Message
+from msgspec.structs import replace
 
-from command_service.accounts import Overlay, PartitionState
-from command_service.handler import Handler, Outcomes
+from command_service import deciding, replay
+from command_service.accounts import Overlay, Overlays, PartitionState
+from command_service.answers import Answers
+from command_service.deciding import Outcomes
+from command_service.domain.account import Account, Decision, decide
+from command_service.handler import Handler
+from command_service.records import Outgoing
 from schemas.codec import Codec
 from schemas.commands import (
     AnyCommand,
@@ -18,8 +26,9 @@ from schemas.commands import (
     Transfer,
 )
 from schemas.events import RecordedEvent, TransferCompleted, TransferReceived, TransferReturned, TransferSent
-from schemas.topics import FINGERPRINT_HEADER, REPLAYED_HEADER, partition_of
+from schemas.topics import DECIDED_HEADER, FINGERPRINT_HEADER, REPLAYED_HEADER, partition_of
 from schemas.transfers import complete_id, receive_id, return_id
+from tests.unit.known_records import PACKING, no_keys
 from tests.unit.test_handler import HOME, NOW, PARTITIONS, TOPICS, codec, handler, record, sent_to, state
 from tests.wire import deposit, make, opening, transfer
 
@@ -27,11 +36,18 @@ __all__ = ["codec", "handler", "state"]
 
 
 class Bench:
-    """A handler with one partition, of which all accounts are: commands are put on a topic and decided, one by one."""
+    """A handler with one partition, of which all accounts are: commands are put on a topic and decided, one by one.
 
-    def __init__(self, codec: Codec, state: PartitionState, max_command_bytes: int = 64 * 1024) -> None:
+    What they ask of other accounts is left to be read, as if these were another instance's; with `alone` it is not.
+    """
+
+    def __init__(
+        self, codec: Codec, state: PartitionState, max_command_bytes: int = 64 * 1024, *, alone: bool = False
+    ) -> None:
         self.codec = codec
-        self.overlay = Overlay(state)
+        self.overlays = Overlays({0: state})
+        self.overlay = self.overlays[0]
+        self.ours = self.overlays if alone else Overlays({})
         self.handler = Handler(codec, TOPICS, 1, max_command_bytes=max_command_bytes)
         self.now = NOW
 
@@ -47,6 +63,16 @@ class Bench:
         for value in values:
             message = Message(topic=topic, partition=0, offset=7, key=b"k", value=value)
             self.handler.handle(message, self.overlay, self.now, outcomes)
+        self.handler.follow(self.ours, self.now, outcomes)
+        return outcomes
+
+    def read(self, written: list[Outgoing]) -> Outcomes:
+        """Read records that were written."""
+        outcomes = Outcomes()
+        for each in written:
+            message = Message(each.topic, each.partition, 7, each.key, each.value, headers=each.headers)
+            self.handler.handle(message, self.overlay, self.now, outcomes)
+        self.handler.follow(self.ours, self.now, outcomes)
         return outcomes
 
     def follow_ups(self, outcomes: Outcomes) -> list[FollowUp]:
@@ -296,6 +322,95 @@ class TestWhoMayGiveWhat:
         commands: list[AnyCommand] = [opening("A-1"), deposit("A-1", 9), *sending]
         for command in commands:
             handler.handle(record(codec, command), overlay, NOW, outcomes)
+        handler.follow(Overlays({}), NOW, outcomes)
         found = [(o.key, o.partition) for o in sent_to(outcomes, TOPICS.followups)]
         assert found == [(f"B-{n}".encode(), partition_of(f"B-{n}", PARTITIONS)) for n in range(9)]
         assert len({partition for _, partition in found}) > 1
+
+
+class TestBetweenAccountsOfOneInstance:
+    @pytest.fixture
+    def alone(self, codec: Codec) -> Bench:
+        state = PartitionState(Answers(capacity=100, window=3_600_000_000), PACKING, no_keys())
+        bench = Bench(codec, state, alone=True)
+        bench.give(opening("A-1"), deposit("A-1", 100), opening("B-2"))
+        return bench
+
+    @pytest.mark.parametrize("to", ["B-2", "C-3"], ids=["arrives", "comes back"])
+    def test_it_leads_to_what_it_leads_to_step_by_step(self, alone: Bench, bench: Bench, to: str) -> None:
+        given = transfer("A-1", to, 60, correlation_id="order-7", reason="rent", effective_at=NOW - 5)
+        at_once = alone.give(given)
+        steps = [bench.give(given)]
+        while asked := bench.follow_ups(steps[-1]):
+            steps.append(bench.follow(*asked))
+
+        assert len(steps) == 3
+        assert [e.event for e in alone.events(at_once)] == [e.event for each in steps for e in bench.events(each)]
+        assert alone.replies(at_once) == [reply for each in steps for reply in bench.replies(each)]
+        assert alone.follow_ups(at_once) == [command for each in steps for command in bench.follow_ups(each)]
+        assert alone.balance("A-1") == bench.balance("A-1")
+        assert sum((Counter(each.answered) for each in steps), Counter()) == at_once.answered
+        assert sum((Counter(each.follow_ups) for each in steps), Counter()) == at_once.follow_ups
+
+    def test_whoever_reads_what_was_asked_for_passes_over_it(self, alone: Bench) -> None:
+        asked = sent_to(alone.give(transfer("A-1", "B-2", 60)), TOPICS.followups)
+        assert len(asked) == 2
+        assert alone.read(asked) == Outcomes()
+        assert (alone.balance("A-1"), alone.balance("B-2")) == ((40, 0), (60, 0))
+
+    def test_an_instance_that_knows_nothing_of_the_mark_gives_the_same_answer_again(self, alone: Bench) -> None:
+        """As one of an earlier release does, after it has restored the answers."""
+        outcomes = alone.give(transfer("A-1", "B-2", 60))
+        for reply in sent_to(outcomes, TOPICS.replies):
+            replay._reply(
+                Message(TOPICS.replies, 0, 7, reply.key, reply.value, headers=reply.headers),
+                alone.overlay._committed.answers,
+            )
+        unmarked = [replace(each, headers=None) for each in sent_to(outcomes, TOPICS.followups)]
+        assert alone.events(alone.read(unmarked)) == []
+        assert (alone.balance("A-1"), alone.balance("B-2")) == ((40, 0), (60, 0))
+
+    def test_the_mark_makes_no_follow_up_of_a_clients_command(self, alone: Bench) -> None:
+        value = alone.codec.encode_command(deposit("A-1", 5))
+        marked = Outgoing(TOPICS.commands, 0, b"A-1", value, [(DECIDED_HEADER, b"")])
+        assert alone.read([marked]).answered == {("accepted", ""): 1}
+
+    def test_what_cannot_be_decided_is_left_to_be_read(self, alone: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        def planted(state: Account | None, command: AnyCommand, now: int) -> Decision:
+            if isinstance(command, ReceiveTransfer):
+                raise ZeroDivisionError("planted")
+            return decide(state, command, now)
+
+        monkeypatch.setattr(deciding, "decide", planted)
+        outcomes = alone.give(transfer("A-1", "B-2", 60))
+        (asked,) = sent_to(outcomes, TOPICS.followups)
+        assert asked.headers is None
+        assert [type(each.event) for each in alone.events(outcomes)] == [TransferSent]
+        assert outcomes.answered == {("accepted", ""): 1}
+        assert alone.balance("A-1") == (40, 60)
+
+        # Then it is parked, or, with the defect mended, decided, and what follows from it at once.
+        assert alone.read([asked]).parked == {"undecidable": 1}
+        monkeypatch.undo()
+        assert [type(e.event) for e in alone.events(alone.read([asked]))] == [TransferReceived, TransferCompleted]
+        assert (alone.balance("A-1"), alone.balance("B-2")) == ((40, 0), (60, 0))
+
+    def test_accounts_on_several_partitions_that_are_ours(self, codec: Codec, handler: Handler) -> None:
+        """The transaction has to name each partition that it writes to."""
+        other = next(f"B-{n}" for n in range(99) if partition_of(f"B-{n}", PARTITIONS) != HOME)
+        away = partition_of(other, PARTITIONS)
+        states = {
+            partition: PartitionState(Answers(capacity=100, window=3_600_000_000), PACKING, no_keys())
+            for partition in (HOME, away)
+        }
+        overlays, outcomes = Overlays(states), Outcomes()
+        handler.handle(record(codec, opening(other), away), overlays[away], NOW, outcomes)
+        overlays[away].commit(NOW)
+        overlays, outcomes = Overlays(states), Outcomes()
+        for command in (opening("A-1"), deposit("A-1", 60), transfer("A-1", other, 60)):
+            handler.handle(record(codec, command), overlays[HOME], NOW, outcomes)
+        assert overlays.touched.keys() == {HOME}
+        handler.follow(overlays, NOW, outcomes)
+        assert overlays.touched.keys() == {HOME, away}
+        written = [(o.partition, type(codec.decode_event(o.value).event)) for o in sent_to(outcomes, TOPICS.events)]
+        assert written[2:] == [(HOME, TransferSent), (away, TransferReceived), (HOME, TransferCompleted)]

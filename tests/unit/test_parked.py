@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from confluent_kafka import Message
 
-from command_service import handler as handling
+from command_service import deciding
 from command_service.accounts import Overlay, PartitionState
 from command_service.answers import Answers
-from command_service.handler import Handler, Outcomes
+from command_service.deciding import Outcomes
+from command_service.handler import Handler
 from command_service.records import Headers
 from daybook.parked import Parked, belongs_on
 from daybook.parked import parked as as_it_came
@@ -83,7 +84,7 @@ def test_a_follow_up_goes_back_to_the_follow_ups(command: AnyCommand, monkeypatc
     def fail(*_: object) -> None:
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr(handling, "decide", fail)
+    monkeypatch.setattr(deciding, "decide", fail)
     record = parked(TOPICS.followups, CODEC.encode_command(command))
     assert (record.reason, record.came_from) == ("undecidable", "eu.account.followups/0/7")
     assert belongs_on(TOPICS, record) == TOPICS.followups

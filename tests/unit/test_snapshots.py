@@ -19,10 +19,11 @@ from msgspec.structs import replace
 from command_service import fingerprint as fingerprints
 from command_service.accounts import Bounds, Overlay, PartitionState
 from command_service.answers import Answer, Answers
+from command_service.deciding import Decider, Outcomes
 from command_service.domain.account import evolve
 from command_service.fingerprint import code, digest, fingerprint
-from command_service.handler import Handler, Outcomes
 from command_service.packing import Entry, Packing, SnapshotDamaged
+from command_service.recording import Recorder
 from command_service.records import Outgoing
 from command_service.rounds import Rounds
 from command_service.samples import Samples, SnapshotDiffers
@@ -38,7 +39,7 @@ from tests.wire import deposit, make, opening, transfer, withdrawal
 
 PARTITIONS = 4
 HOME = partition_of(ACCOUNT, PARTITIONS)
-HANDLER = Handler(CODEC, TOPICS, PARTITIONS, max_command_bytes=64 * 1024)
+DECIDER = Decider(Recorder(CODEC, TOPICS, PARTITIONS))
 
 
 class Service:
@@ -59,7 +60,7 @@ class Service:
             if isinstance(command, CompleteTransfer | ReturnTransfer) and entry is None:
                 # It would be parked, and change nothing.
                 continue
-            HANDLER.decide(command, HOME, entry, overlay, NOW, outcomes)
+            DECIDER.decide(command, HOME, entry, overlay, NOW, outcomes)
         due = self.rounds.due(states, len(commands))
         if not abort:
             due.committed()

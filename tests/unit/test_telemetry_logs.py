@@ -17,7 +17,8 @@ from confluent_kafka import Message
 
 from command_service.accounts import Overlay, PartitionState
 from command_service.answers import Answers
-from command_service.handler import _MEASURED, Handler, Outcomes
+from command_service.deciding import _MEASURED, Outcomes
+from command_service.handler import Handler
 from daybook import supervise
 from schemas.codec import Codec
 from schemas.telemetry import logs
@@ -148,7 +149,7 @@ def test_a_defect_of_ours_names_the_command(
     def fail(*_: object) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr("command_service.handler.decide", fail)
+    monkeypatch.setattr("command_service.deciding.decide", fail)
     command = opening("A-1")
     handle(codec, codec.encode_command(command))
     assert [vars(record)["command_id"] for record in caplog.records] == [command.command_id] * 2

@@ -16,7 +16,8 @@ from confluent_kafka import Message
 
 from command_service.accounts import Overlay, PartitionState
 from command_service.answers import Answers
-from command_service.handler import Handler, Outcomes
+from command_service.deciding import Outcomes
+from command_service.handler import Handler
 from daybook import link
 from schemas.codec import Codec
 from schemas.commands import AnyCommand
