@@ -94,14 +94,15 @@ class Handler:
             self._park(record, "undecidable", f"{type(error).__name__}: {error}", outcomes, ids_of(command))
 
     def follow(self, overlays: Overlays, now: int, outcomes: Outcomes) -> None:
-        """Send what a batch's commands ask of other accounts, and decide at once what is asked of ours, and so on.
+        """Add what a batch's commands ask of other accounts: decided at once where these are ours, and so on.
 
-        The record that asks for it is written all the same, and whoever reads it passes over it. What cannot be decided
-        is left to be read, like what is asked of others' accounts: there it is told of, and parked or waited for.
+        The record that asks for it is written all the same, and whoever reads it passes over it. What is asked of
+        others' accounts is left to be read, and so is what cannot be decided: it is told of there, and parked or waited
+        for.
         """
         while outcomes.asked:
-            # All of a kind one after the other: in turns with others each is a third slower, as the interpreter adapts
-            # itself to the types that it met last.
+            # All of a kind one after the other: in turns with others each takes a tenth longer or more, most likely
+            # since Python adapts its instructions to the types that they meet.
             asked, outcomes.asked = outcomes.asked, []
             for each in asked:
                 name = type(each.command).__name__
