@@ -6,6 +6,7 @@ the snapshots topic, and what was read from it.
 
 from __future__ import annotations
 
+import sys
 from typing import Final
 
 from msgspec import Struct
@@ -22,6 +23,10 @@ _FINGERPRINT: Final = slice(HEADER_BYTES, HEADER_BYTES + FINGERPRINT_BYTES)
 
 class SnapshotDamaged(Exception):
     """A snapshot is not what was written. Nothing is decided on top of it."""
+
+
+_NO_WITHDRAWALS: Final = Withdrawals()
+_NO_TRANSFERS: Final = Transfers()
 
 
 class Entry(Struct, frozen=True, gc=False):
@@ -77,15 +82,16 @@ class Packing:
                 raise ValueError(f"it is that of account {snapshot.account_id}")  # noqa: TRY301
             account = Account(
                 sequence=snapshot.sequence,
-                currency=snapshot.currency,
+                # One text for all accounts of a currency.
+                currency=sys.intern(snapshot.currency),
                 balance_minor=snapshot.balance_minor,
                 overdraft_limit_minor=snapshot.overdraft_limit_minor,
                 status=Status(snapshot.status),
                 holder_name=snapshot.holder_name,
                 holder_email=snapshot.holder_email,
-                withdrawals=Withdrawals(snapshot.withdrawals, snapshot.withdrawals_forgotten),
+                withdrawals=_withdrawals(snapshot),
                 in_transit_minor=snapshot.in_transit_minor,
-                transfers=Transfers(snapshot.transfers_open, snapshot.transfers_settled),
+                transfers=_transfers(snapshot),
                 holder_erased=snapshot.holder_erased,
             )
         except (Undecodable, ValueError) as error:
@@ -95,3 +101,15 @@ class Packing:
                 "and writes all snapshots anew"
             ) from error
         return Entry(account, snapshot.chain_hash, snapshot.recorded_at)
+
+
+def _withdrawals(snapshot: AccountSnapshot) -> Withdrawals:
+    if not snapshot.withdrawals and not snapshot.withdrawals_forgotten:
+        return _NO_WITHDRAWALS
+    return Withdrawals(snapshot.withdrawals, snapshot.withdrawals_forgotten)
+
+
+def _transfers(snapshot: AccountSnapshot) -> Transfers:
+    if not snapshot.transfers_open and not snapshot.transfers_settled:
+        return _NO_TRANSFERS
+    return Transfers(snapshot.transfers_open, snapshot.transfers_settled)
