@@ -62,7 +62,8 @@ class PartitionState:
         self.samples = samples
         self._decoded: OrderedDict[str, Entry] = OrderedDict()
         # The least recently used come first, since whatever is used leaves it and is put at its end.
-        self._packed: dict[str, bytes] = {}
+        # By ids in UTF-8, which take less than texts.
+        self._packed: dict[bytes, bytes] = {}
         self._new_store = new_store
         self._store: SpillStore | None = None
         self._bounds = bounds
@@ -73,28 +74,27 @@ class PartitionState:
         if entry is not None:
             self._decoded.move_to_end(account_id)
             return entry
-        packed = self._packed.get(account_id)
-        if packed is None and self._store is not None:
-            packed = self._store.get(account_id)
+        packed = self._kept(account_id)
         if packed is None:
             return None
         entry = self._decoded[account_id] = self.packing.unpack(account_id, packed)
-        self._packed.pop(account_id, None)
+        self._packed.pop(account_id.encode(), None)
         return entry
 
     def put(self, account_id: str, entry: Entry) -> None:
         """Take a committed change of an account."""
         if account_id not in self._decoded:
-            known = self._packed.pop(account_id, None) is not None or self._is_stored(account_id)
+            known = self._packed.pop(account_id.encode(), None) is not None or self._is_stored(account_id)
             self.count += not known
         self._decoded[account_id] = entry
         self.changed.add(account_id)
 
     def put_snapshot(self, account_id: str, packed: bytes) -> None:
         """Take an account as a snapshot has it, which is not looked into, in place of an older snapshot."""
-        if account_id not in self._packed and not self._is_stored(account_id):
+        key = account_id.encode()
+        if key not in self._packed and not self._is_stored(account_id):
             self.count += 1
-        self._packed[account_id] = packed
+        self._packed[key] = packed
 
     def forget_accounts(self) -> None:
         """Begin anew without any account."""
@@ -109,11 +109,16 @@ class PartitionState:
         entry = self._decoded.get(account_id)
         if entry is not None:
             return self.packing.pack(account_id, entry)
-        packed = self._packed.get(account_id)
-        if packed is None and self._store is not None:
-            packed = self._store.get(account_id)
+        packed = self._kept(account_id)
         if packed is None:
             raise KeyError(account_id)
+        return packed
+
+    def _kept(self, account_id: str) -> bytes | None:
+        """An account as it is held packed, in memory or on the disk."""
+        packed = self._packed.get(account_id.encode())
+        if packed is None and self._store is not None:
+            packed = self._store.get(account_id)
         return packed
 
     def ids(self) -> list[str]:
@@ -122,16 +127,16 @@ class PartitionState:
 
     def _ids(self) -> Iterator[str]:
         yield from self._decoded
-        yield from self._packed
+        yield from (key.decode() for key in self._packed)
         if self._store is not None:
-            yield from (i for i in self._store.ids() if i not in self._decoded and i not in self._packed)
+            yield from (i for i in self._store.ids() if i not in self._decoded and i.encode() not in self._packed)
 
     def settle(self) -> None:
         """Keep within the bounds. Called between transactions, so that what is decided on stays decoded meanwhile."""
         decoded, packed = self._decoded, self._packed
         while len(decoded) > self._bounds.decoded:
             account_id, entry = decoded.popitem(last=False)
-            packed[account_id] = self.packing.pack(account_id, entry)
+            packed[account_id.encode()] = self.packing.pack(account_id, entry)
         surplus = len(decoded) + len(packed) - self._bounds.held
         if surplus > 0 and self._new_store is not None:
             if self._store is None:
@@ -139,8 +144,8 @@ class PartitionState:
             # Some more at once: looking for the oldest passes over the places of all that left since.
             oldest = list(islice(packed.items(), surplus + self._bounds.held // 20))
             self._store.put(oldest)
-            for account_id, _ in oldest:
-                del packed[account_id]
+            for key, _ in oldest:
+                del packed[key]
 
     def held(self) -> dict[str, int]:
         """How many accounts are held in each way."""

@@ -110,11 +110,11 @@ class SpillStore:
         self._store.set_write_options(unlogged)
         self._batch: Callable[[], WriteBatch] = lambda: WriteBatch(raw_mode=True)
 
-    def put(self, accounts: Iterable[tuple[str, bytes]]) -> None:
-        """Raises: `SpillFailed`."""
+    def put(self, accounts: Iterable[tuple[bytes, bytes]]) -> None:
+        """Take accounts, by their ids in UTF-8. Raises: `SpillFailed`."""
         batch = self._batch()
-        for account_id, packed in accounts:
-            batch.put(account_id.encode(), packed)
+        for key, packed in accounts:
+            batch.put(key, packed)
         try:
             self._store.write(batch)
         except Exception as error:

@@ -184,7 +184,7 @@ def test_what_a_killed_process_left_behind_is_removed_and_nobody_elses(tmp_path:
 
     assert not left.exists()
     assert (tmp_path / "something else").exists()
-    store.put([("A-1", b"packed")])
+    store.put([(b"A-1", b"packed")])
     assert store.get("A-1") == b"packed"
     store.close()
     another.close()
