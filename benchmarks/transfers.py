@@ -53,46 +53,57 @@ def transfer_rates(
         put(connections, _deposits(count, accounts))
         deposits = _decisions_per_second(connections, count, log)
         put(connections, _transfers(count, accounts))
-        found.append(TransferRates(deposits, _decisions_per_second(connections, 3 * count, log) / 3))
+        # The follow-ups, which were decided with their transfers, have to be read as well.
+        transfers = _decisions_per_second(connections, 3 * count, log, passed_over=2 * count) / 3
+        found.append(TransferRates(deposits, transfers))
         tell(f"round {number + 1}: {deposits:,.0f} deposits/s, {found[-1].transfers:,.0f} transfers/s")
     return found
 
 
-def _decisions_per_second(connections: Connections, count: int, log: Path) -> float:
-    """The rate of commands accepted, from a new process's first to its `count`-th; all must be."""
+def _decisions_per_second(connections: Connections, count: int, log: Path, *, passed_over: int = 0) -> float:
+    """The rate of commands accepted, from a new process's first to its `count`-th; all must be.
+
+    It ends when so many follow-ups were passed over as well.
+    """
     port = free_port()
     settings = {"DAYBOOK_COMMAND_SERVICE_METRICS_PORT": str(port)}
     with running("command_service", connections, log, **settings) as process:
         deadline = time.monotonic() + _TIMEOUT_S
         first: tuple[float, float] | None = None
         while True:
-            done, now = _accepted(port), time.monotonic()
+            (done, passed), now = _accepted(port), time.monotonic()
             if done and first is None:
                 first = done, now
-            if done >= count and first is not None:
+            if done >= count and passed >= passed_over and first is not None:
                 return (done - first[0]) / (now - first[1]) if now > first[1] else 0.0
             if process.poll() is not None or now > deadline:
-                raise RuntimeError(f"{done:,.0f} of {count:,} commands are accepted, and no more come; see {log}")
+                raise RuntimeError(
+                    f"{done:,.0f} of {count:,} commands are accepted and {passed:,.0f} of {passed_over:,} follow-ups "
+                    f"passed over, and no more come; see {log}"
+                )
             time.sleep(_LOOK_EVERY_S)
 
 
-def _accepted(port: int) -> float:
+def _accepted(port: int) -> tuple[float, float]:
+    """How many commands were accepted, and how many follow-ups passed over."""
     try:
         with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/metrics", timeout=10) as answer:
             text = answer.read().decode()
     except OSError:
         # It is starting.
-        return 0.0
-    accepted = 0.0
+        return 0.0, 0.0
+    accepted = passed_over = 0.0
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name == "daybook_commands_total":
                 if sample.labels["outcome"] != "accepted":
                     raise RuntimeError(f"{sample.value:,.0f} commands were {sample.labels}")
                 accepted += sample.value
+            elif sample.name == "daybook_follow_ups_passed_over_total":
+                passed_over = sample.value
             elif sample.name == "daybook_follow_ups_total" and sample.labels["command"] == "ReturnTransfer":
                 raise RuntimeError(f"{sample.value:,.0f} transfers were returned")
-    return accepted
+    return accepted, passed_over
 
 
 def _common(account: int) -> dict[str, object]:

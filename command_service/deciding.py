@@ -51,7 +51,9 @@ class Outcomes:
     """Follow-ups that are neither decided nor among the records to send yet."""
     follow_ups: dict[str, int] = field(default_factory=dict)
     issued_us: list[int] = field(default_factory=list)
-    """When the commands were issued that are answered for the first time."""
+    """When the clients' commands were issued that are answered for the first time."""
+    passed_over: int = 0
+    """How many follow-ups were read that had been decided with the command that asked for them."""
     spans: list[Span] = field(default_factory=list)
     """Of the commands that are traced, to be ended with the transaction."""
 
@@ -93,12 +95,11 @@ class Decider:
                 self._answer_again(command, partition, earlier, outcomes, span)
                 return
         now = not_before(entry, command, now)
-        reply = self.follow(command, partition, entry, overlay, now, outcomes, span)
+        reply = self.decide_follow_up(command, partition, entry, overlay, now, outcomes, span)
         if isinstance(command, ReceiveTransfer) and reply is not None:
-            outcomes.issued_us.append(command.issued_at)
             overlay.remember(key, Answer(reply, FOLLOW_UP_FINGERPRINT, now))
 
-    def follow(
+    def decide_follow_up(
         self,
         command: FollowUp,
         partition: int,
@@ -136,7 +137,7 @@ class Decider:
         if reply is not None:
             told: Headers = [(FINGERPRINT_HEADER, FOLLOW_UP_FINGERPRINT), *trace]
             outcomes.outgoing.append(recorder.reply(command, partition, reply, told))
-        self._decided(command, decision, outcomes, span)
+        self._count(command, decision, outcomes, span)
         return reply
 
     def _answer(
@@ -185,7 +186,7 @@ class Decider:
             outgoing.extend(recorder.key(command, partition, keys, now))
         overlay.remember(key, Answer(reply, asked, now))
         outgoing.append(recorder.reply(command, partition, reply, [(FINGERPRINT_HEADER, asked), *trace]))
-        self._decided(command, decision, outcomes, span)
+        self._count(command, decision, outcomes, span)
 
     def _answer_again(
         self, command: AnyCommand, partition: int, earlier: Answer, outcomes: Outcomes, span: Span | None
@@ -195,7 +196,7 @@ class Decider:
         outcomes.count("replayed")
         note(span, "replayed")
 
-    def _decided(self, command: AnyCommand, decision: Decision, outcomes: Outcomes, span: Span | None) -> None:
+    def _count(self, command: AnyCommand, decision: Decision, outcomes: Outcomes, span: Span | None) -> None:
         if isinstance(decision, Rejection):
             self._refused(command, decision, outcomes, span)
         else:

@@ -54,7 +54,8 @@ class Handler:
             SnapshotDamaged, SpillFailed, UnknownKek: what is held of its account, or its holder's key, cannot be had.
         """
         is_follow_up = record.topic() == self._followups
-        if is_follow_up and (DECIDED_HEADER, b"") in headers(record):
+        if is_follow_up and DECIDED_HEADER in dict(headers(record)):
+            outcomes.passed_over += 1
             return
         value = record.value()
         # What follows from a command that was accepted may be longer than it by a little.
@@ -107,17 +108,20 @@ class Handler:
             for each in asked:
                 name = type(each.command).__name__
                 outcomes.follow_ups[name] = outcomes.follow_ups.get(name, 0) + 1
-                decided = each.partition in overlays and self._decided(each, overlays[each.partition], now, outcomes)
+                decided = self._decide_at_once(each, overlays, now, outcomes)
                 outcomes.outgoing.append(self._recorder.follow_up(each, decided=decided))
 
-    def _decided(self, asked: Asked, overlay: Overlay, now: int, outcomes: Outcomes) -> bool:
-        """Decide a follow-up. Whether that went well; if not, nothing was added."""
-        command = asked.command
+    def _decide_at_once(self, asked: Asked, overlays: Overlays, now: int, outcomes: Outcomes) -> bool:
+        """Decide a follow-up, if its account is ours. Whether that was done; if not, nothing was added."""
+        command, partition = asked.command, asked.partition
+        if partition not in overlays:
+            return False
+        overlay = overlays[partition]
         span = None if self._tracer is None else self._begun(command, "INTERNAL", parent(asked.trace), outcomes)
         try:
             entry = overlay.entry(command.account_id)
-            self._decider.follow(
-                command, asked.partition, entry, overlay, not_before(entry, command, now), outcomes, span
+            self._decider.decide_follow_up(
+                command, partition, entry, overlay, not_before(entry, command, now), outcomes, span
             )
         except Exception:
             about = ids_of(command)

@@ -18,10 +18,13 @@ FORWARDED: Final = Counter("daybook_forwarded_total", "Commands that arrived on 
 FOLLOW_UPS: Final = Counter(
     "daybook_follow_ups_total", "Follow-up commands given to other accounts, by what they ask", ["command"]
 )
+PASSED_OVER: Final = Counter(
+    "daybook_follow_ups_passed_over_total", "Follow-ups read that had been decided in the transaction that wrote them"
+)
 BATCH: Final = Histogram(
     "daybook_batch_commands",
-    "Commands in one transaction",
-    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000),
+    "Commands in one transaction, with the follow-ups decided in it",
+    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000),
 )
 TRANSACTION: Final = Histogram("daybook_transaction_seconds", "From the beginning of a transaction to its commit")
 ISSUED_TO_COMMITTED: Final = LatencyHistogram(

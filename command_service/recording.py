@@ -111,6 +111,7 @@ class Recorder:
             if reason is not None and is_to_be_sealed(command, reason, keys):
                 reason = keys.sealer.seal(reason, subject, named, "reason")
             account = evolve(account, event)
+            # In the order of the fields of `RecordedEvent`.
             common: dict[str, object] = {
                 "event_id": named,
                 "account_id": subject,

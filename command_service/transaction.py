@@ -256,7 +256,10 @@ def _publish(outcomes: Outcomes) -> None:
     metrics.ISSUED_TO_COMMITTED.observe_since(outcomes.issued_us, now_micros())
     for span in outcomes.spans:
         span.end()
-    metrics.BATCH.observe(outcomes.forwarded + sum(outcomes.answered.values()) + sum(outcomes.parked.values()))
+    commands = outcomes.forwarded + sum(outcomes.answered.values()) + sum(outcomes.parked.values())
+    if commands:
+        metrics.BATCH.observe(commands)
+    metrics.PASSED_OVER.inc(outcomes.passed_over)
     for (outcome, code), count in outcomes.answered.items():
         metrics.COMMANDS.labels(outcome, code).inc(count)
     for reason, count in outcomes.parked.items():

@@ -118,11 +118,11 @@ def send_again(
     """Give a parked record to the command service once more, byte for byte. It stays where it is.
 
     It is given on the topic that it belongs on (`belongs_on`), unless the log says that it was decided already. The
-    service knows that by itself for 24 hours, and at most 200,000 ids a partition, whichever is sooner; after that a
-    deposit would be made again, and a `ReceiveTransfer` take its money in twice, or once more after it came back. With
-    `anyway` a client's command is decided again all the same. What left no event, as a refusal does, is not told from
-    what was not decided. Blocks until the brokers have the record; reads the accounts' partitions of the log, and
-    `tell`s how far it is.
+    service knows that by itself of what it has read for 24 hours, and at most 200,000 ids a partition, whichever is
+    sooner; after that a deposit would be made again, and a `ReceiveTransfer` take its money in twice, or once more when
+    it is back already. With `anyway` a client's command is decided again all the same. What left no event, as a refusal
+    does, is not told from what was not decided. Blocks until the brokers have the record; reads the accounts'
+    partitions of the log, and `tell`s how far it is.
 
     Raises:
         NotParked: there is no such record.

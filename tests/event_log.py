@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
@@ -51,12 +51,29 @@ class Log:
         assert self._producer.flush(30) == 0
 
     def append_and_abort(self, events: Sequence[RecordedEvent]) -> None:
+        with self._transaction() as producer:
+            self._send(producer, events)
+            assert producer.flush(30) == 0
+            producer.abort_transaction(30)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Callable[[Sequence[RecordedEvent]], None]]:
+        """Events that are committed together, at the end, but stand in the log as soon as they are given."""
+        with self._transaction() as producer:
+
+            def append(events: Sequence[RecordedEvent]) -> None:
+                self._send(producer, events)
+                assert producer.flush(30) == 0
+
+            yield append
+            producer.commit_transaction(30)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Producer]:
         producer = Producer(self._connections.kafka(transactional_id=f"{self._topic}.test"))
         producer.init_transactions(30)
         producer.begin_transaction()
-        self._send(producer, events)
-        assert producer.flush(30) == 0
-        producer.abort_transaction(30)
+        yield producer
 
     def append_bytes(self, key: bytes, value: bytes, partition: int) -> None:
         self._producer.produce(self._topic, value, key, partition)

@@ -157,8 +157,8 @@ class Books:
         """Make a consistent cut of what was read: fold of `tail`, what follows it in the log, what it depends on.
 
         That is the sending of what was received, the receipt of what was completed, and whatever their accounts did
-        before. All of it is in the log before what depends on it, hence in a tail that reaches up to where the log
-        ended after all that was read had been written.
+        before. All of it is written by the transaction of what depends on it at the latest, hence in a tail that
+        reaches up to where the log ended after all that was read had been committed.
 
         Raises: `Wrong`, when it is not there, or a leg in `tail` has no id that tells which transfer it is of.
         """

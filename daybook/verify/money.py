@@ -2,8 +2,9 @@
 
 1. Take where the partitions end, one request after the other; these ends are no consistent cut yet, since money may be
    received before the one end that was sent behind another.
-2. Take where they end now. What is before the first ends was written by then, and so was all that it depends on.
-3. Wait until what is before the second ends is committed or aborted.
+2. Wait until what is before these ends is committed or aborted. Then all that it depends on is in the log, written by
+   an earlier transaction, or by the same one, which was not committed before all of it was written.
+3. Take where they end now, and wait for what is before these ends as well.
 4. Read all partitions up to the first ends at once, so that few transfers are read by half.
 5. Read on to the second ends, and add what the events before the first ones depend on. That cut is consistent.
 """
@@ -73,8 +74,9 @@ def read_books(connections: Connections, books: Books, *, timeout_s: float, tell
     """Read the log into `books`, up to a consistent cut. Raises: `Wrong`, and as `verify_money`."""
     with LogRanges(connections, timeout_s=_REQUEST_TIMEOUT_S) as log:
         ends = log.ends()  # 1
-        later = log.ends()  # 2
-        _settle(connections, later, timeout_s)  # 3
+        _settle(connections, ends, timeout_s)  # 2
+        later = log.ends()  # 3
+        _settle(connections, later, timeout_s)
         total, done = sum(ends.values()), dict.fromkeys(ends, 0)
         for logged in log.across({}, ends):  # 4
             books.apply(logged)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
-from confluent_kafka import Consumer
+from confluent_kafka import Consumer, TopicPartition
 
 from schemas.commands import (
     CloseAccount,
@@ -18,10 +18,12 @@ from schemas.commands import (
 )
 from schemas.connections import Connections
 from schemas.events import TransferCompleted, TransferReceived, TransferReturned, TransferSent
-from schemas.topics import partition_of
+from schemas.topics import DECIDED_HEADER, partition_of
 from schemas.transfers import complete_id, receive_id, return_id
 from tests.conftest import PARTITIONS, Ledger
+from tests.event_log import Log
 from tests.processes import Process, environment, until
+from tests.unit.memory_ledger import MemoryLedger
 from tests.wire import Wire, deposit, make, opening, read_all, transfer
 
 
@@ -51,6 +53,14 @@ def settled(wire: Wire, *transfers: Transfer) -> None:
         return wanted <= found
 
     until(all_settled, f"end of {len(wanted)} transfers")
+
+
+def committed(connections: Connections) -> dict[tuple[str, int], int]:
+    """From where on the command service's group reads: of each partition of which it has committed an offset."""
+    topics = connections.topics
+    places = [TopicPartition(t, p) for t in (topics.commands, topics.followups) for p in range(PARTITIONS)]
+    with closing(Consumer(connections.kafka(group_id=topics.command_service_group))) as consumer:
+        return {(at.topic, at.partition): at.offset for at in consumer.committed(places, 10) if at.offset >= 0}
 
 
 def test_money_goes_from_one_account_to_another_and_each_step_says_why(wire: Wire, names: Iterator[str]) -> None:
@@ -112,6 +122,35 @@ def test_money_that_cannot_be_taken_in_comes_back_with_the_reason(
     assert (returned.command_id, returned.causation_id) == (return_id(received), received)
     answers = {r.command_id: r for r in wire.replies()}
     assert (answers[received].status, answers[received].code) == (CommandStatus.REJECTED, code)
+
+
+def test_what_was_decided_at_once_is_passed_over_when_it_is_read(
+    deployed: Connections, start: Callable[..., Process]
+) -> None:
+    """And the transaction names the destination's partition, from which nothing was read."""
+    log, ledger = Log(deployed, chained=True), MemoryLedger()
+    source, home = "A-1", partition_of("A-1", PARTITIONS)
+    destination = next(f"B-{n}" for n in range(99) if partition_of(f"B-{n}", PARTITIONS) != home)
+    away = partition_of(destination, PARTITIONS)
+    for command in (opening(source), deposit(source, 10_000), opening(destination)):
+        ledger.decide(command)
+    log.append(ledger.log)
+    start("command_service", env=environment(deployed))
+    topics = deployed.topics
+    with Wire(deployed, PARTITIONS) as wire:
+        wire.decide(transfer(source, destination, 4_000))
+
+        asked = read_all(deployed, topics.followups)
+        assert [(each.partition(), each.headers()) for each in asked] == [
+            (away, [(DECIDED_HEADER, b"")]),
+            (home, [(DECIDED_HEADER, b"")]),
+        ]
+        until(lambda: {(topics.followups, away), (topics.followups, home)} <= committed(deployed).keys(), "reading on")
+        streams = wire.events()
+        assert [type(e.event) for e in streams[source][2:]] == [TransferSent, TransferCompleted]
+        assert [type(e.event) for e in streams[destination][1:]] == [TransferReceived]
+        assert len(wire.replies()) == 2
+    assert committed(deployed)[topics.commands, away] == 0
 
 
 def test_a_transfer_id_stands_for_one_transfer(wire: Wire, names: Iterator[str]) -> None:

@@ -355,7 +355,7 @@ class TestBetweenAccountsOfOneInstance:
     def test_whoever_reads_what_was_asked_for_passes_over_it(self, alone: Bench) -> None:
         asked = sent_to(alone.give(transfer("A-1", "B-2", 60)), TOPICS.followups)
         assert len(asked) == 2
-        assert alone.read(asked) == Outcomes()
+        assert alone.read(asked) == Outcomes(passed_over=2)
         assert (alone.balance("A-1"), alone.balance("B-2")) == ((40, 0), (60, 0))
 
     def test_an_instance_that_knows_nothing_of_the_mark_gives_the_same_answer_again(self, alone: Bench) -> None:
