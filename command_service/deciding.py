@@ -61,6 +61,10 @@ class Outcomes:
         self.answered[outcome, code] = self.answered.get((outcome, code), 0) + 1
 
 
+class RefusedAtOnce(Exception):
+    """A follow-up that is not to be refused before it is read would be."""
+
+
 class Decider:
     """Decides commands. One thread at a time; the only state it changes is the overlay it is given."""
 
@@ -108,12 +112,16 @@ class Decider:
         now: int,
         outcomes: Outcomes,
         span: Span | None = None,
+        *,
+        at_once: bool = False,
     ) -> bytes | None:
         """Add what a follow-up leads to that was not decided before, and return the reply to it, if there is one.
 
         Only of a `ReceiveTransfer` must it be known that it was not. The others find nothing in transit then.
 
-        Raises: as `decide`.
+        Raises:
+            RefusedAtOnce: it would be refused, and is decided `at_once`, before it is read.
+            Exception: as `decide`.
         """
         recorder, trace, keys = self._recorder, _trace(span), overlay.keys
         decision = decide(None if entry is None else entry.account, command, now)
@@ -123,6 +131,8 @@ class Decider:
             if not isinstance(command, ReceiveTransfer):
                 # Money is in transit from an account that cannot have it back: somebody must look.
                 raise ValueError(f"{decision.code}: {decision.message}")  # noqa: TRY004 - it is no matter of types
+            if at_once:
+                raise RefusedAtOnce
             asks = (recorder.asked(react_to_refusal(command, decision, now), trace),)
         elif decision:
             recorded = recorder.record(command, partition, entry, decision, now, trace, keys, measured=False)

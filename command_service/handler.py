@@ -13,7 +13,7 @@ from typing import Final
 from confluent_kafka import Message
 
 from command_service.accounts import Entry, Overlay, Overlays
-from command_service.deciding import Decider, Outcomes, ids_of, not_before, note
+from command_service.deciding import Decider, Outcomes, RefusedAtOnce, ids_of, not_before, note
 from command_service.packing import SnapshotDamaged
 from command_service.recording import Asked, Recorder
 from command_service.records import Outgoing, headers, origin, parked, place
@@ -97,9 +97,10 @@ class Handler:
     def follow(self, overlays: Overlays, now: int, outcomes: Outcomes) -> None:
         """Add what a batch's commands ask of other accounts: decided at once where these are ours, and so on.
 
-        The record that asks for it is written all the same, and whoever reads it passes over it. What is asked of
-        others' accounts is left to be read, and so is what cannot be decided: it is told of there, and parked or waited
-        for.
+        The record that asks for it is written all the same, and whoever reads it passes over it. Left to be read is
+        what is asked of others' accounts; what would be refused, since a command that the client gave before the
+        transfer, such as the destination's opening, may be on its way from another partition; and what cannot be
+        decided: it is told of there, and parked or waited for.
         """
         while outcomes.asked:
             # All of a kind one after the other: in turns with others each takes a tenth longer or more, most likely
@@ -121,8 +122,11 @@ class Handler:
         try:
             entry = overlay.entry(command.account_id)
             self._decider.decide_follow_up(
-                command, partition, entry, overlay, not_before(entry, command, now), outcomes, span
+                command, partition, entry, overlay, not_before(entry, command, now), outcomes, span, at_once=True
             )
+        except RefusedAtOnce:
+            note(span, "left")
+            return False
         except Exception:
             about = ids_of(command)
             _log.debug("left %s to be read: deciding it failed", command.command_id, exc_info=True, extra=about)
