@@ -39,7 +39,8 @@ from tests.wire import deposit, make, opening, transfer, withdrawal
 
 PARTITIONS = 4
 HOME = partition_of(ACCOUNT, PARTITIONS)
-DECIDER = Decider(Recorder(CODEC, TOPICS, PARTITIONS))
+RECORDER = Recorder(CODEC, TOPICS, PARTITIONS)
+DECIDER = Decider(RECORDER)
 
 
 class Service:
@@ -61,6 +62,7 @@ class Service:
                 # It would be parked, and change nothing.
                 continue
             DECIDER.decide(command, HOME, entry, overlay, NOW, outcomes)
+        outcomes.outgoing += [RECORDER.follow_up(each, decided=False) for each in outcomes.asked]
         due = self.rounds.due(states, len(commands))
         if not abort:
             due.committed()
