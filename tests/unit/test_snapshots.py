@@ -62,7 +62,9 @@ class Service:
                 # It would be parked, and change nothing.
                 continue
             DECIDER.decide(command, HOME, entry, overlay, NOW, outcomes)
-        outcomes.outgoing += [RECORDER.follow_up(each, decided=False) for each in outcomes.asked]
+            # Left to be read, after each command, so that batches of any size write the same.
+            outcomes.outgoing += [RECORDER.follow_up(each, decided=False) for each in outcomes.asked]
+            outcomes.asked.clear()
         due = self.rounds.due(states, len(commands))
         if not abort:
             due.committed()
