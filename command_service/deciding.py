@@ -92,15 +92,18 @@ class Decider:
         if not isinstance(command, FromLedger):
             self._answer(command, partition, entry, overlay, now, outcomes, span)
             return
-        if isinstance(command, ReceiveTransfer):
-            key = command_key(command.command_id, FOLLOW_UP_FINGERPRINT)
-            earlier = overlay.answer(key)
-            if earlier is not None:
-                self._answer_again(command, partition, earlier, outcomes, span)
-                return
         now = not_before(entry, command, now)
+        if not isinstance(command, ReceiveTransfer):
+            # Given again it finds nothing in transit, so its id need not be remembered.
+            self.decide_follow_up(command, partition, entry, overlay, now, outcomes, span)
+            return
+        key = command_key(command.command_id, FOLLOW_UP_FINGERPRINT)
+        earlier = overlay.answer(key)
+        if earlier is not None:
+            self._answer_again(command, partition, earlier, outcomes, span)
+            return
         reply = self.decide_follow_up(command, partition, entry, overlay, now, outcomes, span)
-        if isinstance(command, ReceiveTransfer) and reply is not None:
+        if reply is not None:
             overlay.remember(key, Answer(reply, FOLLOW_UP_FINGERPRINT, now))
 
     def decide_follow_up(

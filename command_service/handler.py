@@ -124,12 +124,11 @@ class Handler:
             self._decider.decide_follow_up(
                 command, partition, entry, overlay, not_before(entry, command, now), outcomes, span, at_once=True
             )
-        except RefusedAtOnce:
-            note(span, "left")
-            return False
-        except Exception:
-            about = ids_of(command)
-            _log.debug("left %s to be read: deciding it failed", command.command_id, exc_info=True, extra=about)
+        except Exception as error:
+            # Whatever it is will be met again, and told of, where the record is read: `handle` knows what to do.
+            if not isinstance(error, RefusedAtOnce):
+                about = ids_of(command)
+                _log.debug("left %s to be read: deciding it failed", command.command_id, exc_info=True, extra=about)
             note(span, "left")
             return False
         return True

@@ -7,7 +7,7 @@ the snapshots topic, and what was read from it.
 from __future__ import annotations
 
 import sys
-from typing import Final
+from typing import Final, TypeVar
 
 from msgspec import Struct
 
@@ -24,6 +24,8 @@ _FINGERPRINT: Final = slice(HEADER_BYTES, HEADER_BYTES + FINGERPRINT_BYTES)
 class SnapshotDamaged(Exception):
     """A snapshot is not what was written. Nothing is decided on top of it."""
 
+
+T = TypeVar("T")
 
 _NO_WITHDRAWALS: Final = Withdrawals()
 _NO_TRANSFERS: Final = Transfers()
@@ -89,9 +91,9 @@ class Packing:
                 status=Status(snapshot.status),
                 holder_name=snapshot.holder_name,
                 holder_email=snapshot.holder_email,
-                withdrawals=_withdrawals(snapshot),
+                withdrawals=_shared(Withdrawals(snapshot.withdrawals, snapshot.withdrawals_forgotten), _NO_WITHDRAWALS),
                 in_transit_minor=snapshot.in_transit_minor,
-                transfers=_transfers(snapshot),
+                transfers=_shared(Transfers(snapshot.transfers_open, snapshot.transfers_settled), _NO_TRANSFERS),
                 holder_erased=snapshot.holder_erased,
             )
         except (Undecodable, ValueError) as error:
@@ -103,13 +105,6 @@ class Packing:
         return Entry(account, snapshot.chain_hash, snapshot.recorded_at)
 
 
-def _withdrawals(snapshot: AccountSnapshot) -> Withdrawals:
-    if not snapshot.withdrawals and not snapshot.withdrawals_forgotten:
-        return _NO_WITHDRAWALS
-    return Withdrawals(snapshot.withdrawals, snapshot.withdrawals_forgotten)
-
-
-def _transfers(snapshot: AccountSnapshot) -> Transfers:
-    if not snapshot.transfers_open and not snapshot.transfers_settled:
-        return _NO_TRANSFERS
-    return Transfers(snapshot.transfers_open, snapshot.transfers_settled)
+def _shared(found: T, none: T) -> T:
+    """What was found; one object for all accounts that have nothing of the kind."""
+    return none if found == none else found

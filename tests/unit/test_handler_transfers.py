@@ -59,12 +59,7 @@ class Bench:
         return self._handle(TOPICS.followups, *map(self.codec.encode_command, commands))
 
     def _handle(self, topic: str, *values: bytes) -> Outcomes:
-        outcomes = Outcomes()
-        for value in values:
-            message = Message(topic=topic, partition=0, offset=7, key=b"k", value=value)
-            self.handler.handle(message, self.overlay, self.now, outcomes)
-        self.handler.follow(self.ours, self.now, outcomes)
-        return outcomes
+        return self.read([Outgoing(topic, 0, b"k", value) for value in values])
 
     def read(self, written: list[Outgoing]) -> Outcomes:
         """Read records that were written."""
