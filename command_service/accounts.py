@@ -211,21 +211,15 @@ class Overlay:
         return committed.answers.forget_old(now)
 
 
-class Overlays:
-    """The overlays of one transaction, each made when its partition is first touched."""
+class Overlays(dict[int, Overlay]):
+    """The overlays of one transaction, by partition: each is made when its partition is first touched."""
 
-    def __init__(self, states: Mapping[int, PartitionState]) -> None:
-        """`states` are those of all partitions that are ours."""
-        self._states = states
-        self.touched: dict[int, Overlay] = {}
+    def __init__(self, ours: Mapping[int, PartitionState]) -> None:
+        """`ours` are the states of all partitions that are ours."""
+        super().__init__()
+        self.ours = ours
 
-    def __contains__(self, partition: int) -> bool:
-        """Whether a partition is ours."""
-        return partition in self._states
-
-    def __getitem__(self, partition: int) -> Overlay:
-        """The overlay of a partition. Raises `KeyError` when it is not ours."""
-        overlay = self.touched.get(partition)
-        if overlay is None:
-            overlay = self.touched[partition] = Overlay(self._states[partition])
+    def __missing__(self, partition: int) -> Overlay:
+        """Raises `KeyError` when the partition is not ours."""
+        overlay = self[partition] = Overlay(self.ours[partition])
         return overlay

@@ -9,17 +9,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from command_service import metrics
 from command_service.accounts import Bounds, PartitionState
 from command_service.answers import Answers
 from command_service.keys import SubjectKeys
 from command_service.packing import Packing
-from command_service.records import origin
+from command_service.records import origin, was_decided
 from command_service.restore import UNREADABLE, restore
 from command_service.samples import Samples
 from command_service.settings import Settings
@@ -45,6 +46,9 @@ _END_TIMEOUT_S: Final = 5.0
 
 _REGISTRY_WAIT_S: Final = 1.0
 
+_PASSED_OVER_AT_MOST: Final = 20_000
+"""Follow-ups that are passed over without a commit at most: they are read again after a crash, in less than 0.1 s."""
+
 _LOOK_EVERY_S: Final = 1.0
 """How stale the lag is at most, which is a look into the client's memory."""
 
@@ -53,8 +57,25 @@ Place = tuple[str, int]
 """A topic and one of its partitions."""
 
 
-def place_of(record: Message) -> Place:
-    return str(record.topic()), int(record.partition() or 0)
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What one transaction is made of."""
+
+    records: list[tuple[Place, int, Message]]
+    """Commands and follow-ups to be decided, in order, with their places and offsets."""
+    passed: Mapping[Place, int]
+    """The first offsets behind follow-ups that are not to be decided."""
+    group: Any
+    """The consumer's metadata as they were when this was taken."""
+
+    def offsets(self, decided: int) -> dict[Place, int]:
+        """The offsets to commit once the first so many records are decided."""
+        offsets = {place: offset + 1 for place, offset, _ in self.records[:decided]}
+        if decided == len(self.records):
+            # Otherwise a record that is not decided may stand before what is passed over.
+            for place, offset in self.passed.items():
+                offsets[place] = max(offset, offsets.get(place, 0))
+        return offsets
 
 
 class CommandsUnreadable(Exception):
@@ -90,6 +111,10 @@ class Assignment:
         """The committed state of each partition that commands are taken from."""
         self._assigned: set[int] = set()
         self._next: dict[Place, int] = {}
+        self._passed: dict[Place, int] = {}
+        """How far follow-ups were passed over, and that is not committed."""
+        self._uncommitted = 0
+        """How many they are."""
         self._consumer = Consumer(
             connections.kafka(
                 group_id=connections.topics.command_service_group,
@@ -136,12 +161,15 @@ class Assignment:
         self._drop()
         self._spill.close()
 
-    def take(self, most: int, *, wait: bool = True) -> tuple[list[Message], Any]:
-        """The commands and follow-ups that are there, at most so many, and the group's metadata of that moment.
+    def take(self, most: int, *, wait: bool = True) -> Taken:
+        """The commands and follow-ups that are there, at most so many.
 
         The first is waited for a little, the others are what has come meanwhile: a lone command is not held up, and
         under load batches grow. Without `wait` there may be none at once. Messages that were fetched from partitions
         which are no longer ours are left out.
+
+        Follow-ups that were decided with what asked for them are passed over. That is not worth a transaction of its
+        own: how far they were is told with the next record, or when nothing came, or when they are many.
 
         Raises:
             CommandsUnreadable: the next record cannot be had.
@@ -154,11 +182,15 @@ class Assignment:
         # Taken here and not at commit time: later metadata may belong to an assignment without these partitions, and
         # was seen to be accepted for them.
         group = self._consumer.consumer_group_metadata()
-        return [message for message in messages if self._is_ours(message)], group
+        records = self._to_decide(messages)
+        is_told = records or not messages or self._uncommitted >= _PASSED_OVER_AT_MOST
+        return Taken(records, self._passed if is_told else {}, group)
 
-    def advance(self, offsets: dict[Place, int]) -> None:
+    def advance(self, offsets: Mapping[Place, int]) -> None:
         """Note that the commands before these offsets are committed."""
         self._next.update(offsets)
+        if all(self._next[place] >= offset for place, offset in self._passed.items()):
+            self._forget_passed()
         # They were decided, so no schema is waited for.
         self._vitals.hindered(None)
 
@@ -193,6 +225,7 @@ class Assignment:
 
     def rewind(self) -> None:
         """Read again from the first command that is not committed. Raises `KafkaException` where that cannot be."""
+        self._forget_passed()
         for (topic, partition), offset in self._next.items():
             self._consumer.seek(TopicPartition(topic, partition, offset))
 
@@ -278,22 +311,47 @@ class Assignment:
         Until then nothing is assigned to the consumer, rather than paused: librdkafka loses an assignment that a pause
         follows within moments (confluentinc/librdkafka#2190), and now and then a resumption (#5591).
         """
+        self._forget_passed()
         self._consumer.assign([TopicPartition(*place, offset) for place, offset in self._next.items()])
 
-    def _is_ours(self, message: Message) -> bool:
-        error = message.error()
-        if error is not None:
-            if error.fatal() or error.code() in UNREADABLE:
-                raise CommandsUnreadable(
-                    f"{origin(message)}: {error}. No record from there on can be had. Once it is known what stands "
-                    f"there, move the group {self._connections.topics.command_service_group} past it with "
-                    "kafka-consumer-groups.sh"
-                )
-            # librdkafka goes on by itself after any other error, such as a broker that is away.
-            _log.warning("consumer: %s", error)
-            return False
-        begin = self._next.get(place_of(message))
-        return begin is not None and int(message.offset() or 0) >= begin
+    def _to_decide(self, messages: Iterable[Message]) -> list[tuple[Place, int, Message]]:
+        """Those of messages that are ours and are not to be passed over."""
+        records = []
+        passed_over = 0
+        followups = self._topics[1]
+        for message in messages:
+            error = message.error()
+            if error is not None:
+                self._failed(message, error)
+                continue
+            # Where there is no error they are all there.
+            place: Any = message.topic(), message.partition()
+            offset: Any = message.offset()
+            begin = self._next.get(place)
+            if begin is None or offset < begin:
+                continue
+            if place[0] == followups and was_decided(message):
+                self._passed[place] = offset + 1
+                passed_over += 1
+            else:
+                records.append((place, offset, message))
+        metrics.PASSED_OVER.inc(passed_over)
+        self._uncommitted += passed_over
+        return records
+
+    def _forget_passed(self) -> None:
+        """They are committed, or will be read again."""
+        self._passed, self._uncommitted = {}, 0
+
+    def _failed(self, message: Message, error: KafkaError) -> None:
+        if error.fatal() or error.code() in UNREADABLE:
+            raise CommandsUnreadable(
+                f"{origin(message)}: {error}. No record from there on can be had. Once it is known what stands "
+                f"there, move the group {self._connections.topics.command_service_group} past it with "
+                "kafka-consumer-groups.sh"
+            )
+        # librdkafka goes on by itself after any other error, such as a broker that is away.
+        _log.warning("consumer: %s", error)
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Note where to go on. Nothing is fetched until the state is restored."""
@@ -358,4 +416,5 @@ class Assignment:
             state.close()
         self.states.clear()
         self._next.clear()
+        self._forget_passed()
         self._vitals.unassigned()

@@ -7,6 +7,7 @@ before its transaction begins, and decided again after an abort.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -49,13 +50,16 @@ class Outcomes:
     forwarded: int = 0
     asked: list[Asked] = field(default_factory=list)
     """Follow-ups that are neither decided nor among the records to send yet."""
-    follow_ups: dict[str, int] = field(default_factory=dict)
+    follow_ups: Counter[str] = field(default_factory=Counter)
     issued_us: list[int] = field(default_factory=list)
     """When the clients' commands were issued that are answered for the first time."""
-    passed_over: int = 0
-    """How many follow-ups were read that had been decided with the command that asked for them."""
     spans: list[Span] = field(default_factory=list)
     """Of the commands that are traced, to be ended with the transaction."""
+
+    def taken_out(self) -> list[Outgoing]:
+        """The records to send that were not taken out before."""
+        outgoing, self.outgoing = self.outgoing, []
+        return outgoing
 
     def count(self, outcome: str, code: str = "") -> None:
         self.answered[outcome, code] = self.answered.get((outcome, code), 0) + 1
@@ -263,9 +267,11 @@ class Decider:
 def not_before(entry: Entry | None, command: AnyCommand, now: int) -> int:
     """When a command is decided. Clocks differ between instances; neither within an account's stream does time run
     backwards, nor from one account's event to what follows from it on another."""
-    if entry is not None:
-        now = max(now, entry.recorded_at)
-    return max(now, command.issued_at) if isinstance(command, FromLedger) else now
+    if entry is not None and entry.recorded_at > now:
+        now = entry.recorded_at
+    if isinstance(command, FromLedger) and command.issued_at > now:
+        return command.issued_at
+    return now
 
 
 def _take(account_id: str, recorded: Recorded, overlay: Overlay, outcomes: Outcomes) -> None:

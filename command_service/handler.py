@@ -23,7 +23,7 @@ from schemas.commands import AnyCommand, FromLedger
 from schemas.keys import UnknownKek
 from schemas.registry import RegistryUnavailable
 from schemas.telemetry.traces import Span, Tracer, parent
-from schemas.topics import DECIDED_HEADER, Topics, partition_of
+from schemas.topics import Topics, partition_of
 
 _log: Final = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Handler:
         self._tracer = tracer
 
     def handle(self, record: Message, overlay: Overlay, now: int, outcomes: Outcomes) -> None:
-        """Add what a record of the commands topic, or of that of follow-ups, leads to.
+        """Add what a record of the commands topic, or of that of follow-ups, leads to, which was not decided yet.
 
         The overlay is that of the record's partition. What it asks of other accounts is left to `follow`. `now` is in
         microseconds since the Unix epoch.
@@ -54,9 +54,6 @@ class Handler:
             SnapshotDamaged, SpillFailed, UnknownKek: what is held of its account, or its holder's key, cannot be had.
         """
         is_follow_up = record.topic() == self._followups
-        if is_follow_up and DECIDED_HEADER in dict(headers(record)):
-            outcomes.passed_over += 1
-            return
         value = record.value()
         # What follows from a command that was accepted may be longer than it by a little.
         if not is_follow_up and value is not None and len(value) > self._max_command_bytes:
@@ -95,27 +92,25 @@ class Handler:
             self._park(record, "undecidable", f"{type(error).__name__}: {error}", outcomes, ids_of(command))
 
     def follow(self, overlays: Overlays, now: int, outcomes: Outcomes) -> None:
-        """Add what a batch's commands ask of other accounts: decided at once where these are ours, and so on.
+        """Add what other accounts are asked for: decided at once where they are ours. They may ask for more in turn.
 
         The record that asks for it is written all the same, and whoever reads it passes over it. Left to be read is
         what is asked of others' accounts; what would be refused, since a command that the client gave before the
         transfer, such as the destination's opening, may be on its way from another partition; and what cannot be
         decided: it is told of there, and parked or waited for.
         """
-        while outcomes.asked:
-            # All of a kind one after the other: in turns with others each takes a tenth longer or more, most likely
-            # since Python adapts its instructions to the types that they meet.
-            asked, outcomes.asked = outcomes.asked, []
-            for each in asked:
-                name = type(each.command).__name__
-                outcomes.follow_ups[name] = outcomes.follow_ups.get(name, 0) + 1
-                decided = self._decide_at_once(each, overlays, now, outcomes)
-                outcomes.outgoing.append(self._recorder.follow_up(each, decided=decided))
+        # All of a kind one after the other: in turns with others each takes a tenth longer or more, most likely since
+        # Python adapts its instructions to the types that they meet.
+        asked, outcomes.asked = outcomes.asked, []
+        outcomes.follow_ups.update(type(each.command).__name__ for each in asked)
+        for each in asked:
+            decided = self._decide_at_once(each, overlays, now, outcomes)
+            outcomes.outgoing.append(self._recorder.follow_up(each, decided=decided))
 
     def _decide_at_once(self, asked: Asked, overlays: Overlays, now: int, outcomes: Outcomes) -> bool:
         """Decide a follow-up, if its account is ours. Whether that was done; if not, nothing was added."""
         command, partition = asked.command, asked.partition
-        if partition not in overlays:
+        if partition not in overlays.ours:
             return False
         overlay = overlays[partition]
         span = None if self._tracer is None else self._begun(command, "INTERNAL", parent(asked.trace), outcomes)

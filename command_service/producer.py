@@ -106,27 +106,37 @@ class TransactionalProducer:
         self._repeat(lambda: producer.init_transactions(_CALL_TIMEOUT_S), _INIT_FOR_S)
         self._producer, self._suspect = producer, False
 
-    def transact(self, records: Iterable[Outgoing], offsets: Mapping[tuple[str, int], int], group: Any) -> None:
+    def transact(
+        self, records: Iterable[Outgoing], offsets: Callable[[], Mapping[tuple[str, int], int]], group: Any
+    ) -> None:
         """Send records and consumed offsets as one transaction, and return once it is committed.
 
-        `offsets` are the next to read, by topic and partition; `group` is the consumer's metadata as it was when the
-        records were consumed, which is how a consumer that has since lost its partitions is found out.
+        Records are sent as they come, while the next ones are made. `offsets` gives, after the last, the next to read,
+        by topic and partition; `group` is the consumer's metadata as it was when the records were consumed, which is
+        how a consumer that has since lost its partitions is found out.
 
         Raises:
             TransactionAborted: nothing happened.
             ProducerLost: what happened is in the log; `open` again and read it.
+            Exception: whatever `records` or `offsets` raises. Nothing happened then either.
         """
         producer = self._trusted()
         try:
             producer.begin_transaction()
             _produce(producer, records)
-            places = [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
+            places = [TopicPartition(*place, offset) for place, offset in offsets().items()]
             self._repeat(lambda: producer.send_offsets_to_transaction(places, group, _CALL_TIMEOUT_S))
             began = time.monotonic()
             self._repeat(lambda: producer.commit_transaction(_CALL_TIMEOUT_S))
             self._suspect |= time.monotonic() - began > _SUSPICIOUS_COMMIT_S
         except KafkaException as error:
             raise self._given_up(producer, error) from error
+        except ProducerLost:
+            raise
+        except Exception:
+            with suppress(KafkaException, ProducerLost):
+                self._repeat(lambda: producer.abort_transaction(_CALL_TIMEOUT_S))
+            raise
 
     def _trusted(self) -> Producer:
         """The producer, or a new one where something happened to its connections since the last transaction began.
@@ -235,13 +245,11 @@ class _Calls:
 
 
 def _produce(producer: Producer, records: Iterable[Outgoing]) -> None:
-    left = iter(records)
-    record = next(left, None)
-    while record is not None:
-        try:
-            while record is not None:
+    for record in records:
+        while True:
+            try:
                 producer.produce(record.topic, record.value, record.key, record.partition, headers=record.headers)
-                record = next(left, None)
-        except BufferError:
-            # The local queue is full; delivering frees it, and a failed delivery ends the transaction.
-            producer.poll(_QUEUE_FULL_WAIT_S)
+                break
+            except BufferError:
+                # The local queue is full; delivering frees it, and a failed delivery ends the transaction.
+                producer.poll(_QUEUE_FULL_WAIT_S)

@@ -3,7 +3,8 @@
 1. Take the commands that are there, of the partitions that are ours, and the group's metadata of that moment.
 2. Decide each on an overlay over the committed state.
 3. In one transaction send the events, follow-ups, replies, parked and forwarded records, holders' keys and their
-   tombstones, the snapshots that are due, and the consumed offsets.
+   tombstones, the snapshots that are due, and the consumed offsets. What the commands led to is on its way while what
+   they ask of other accounts is decided.
 4. Once the commit has returned, the overlay becomes the committed state.
 
 When the transaction is aborted, the overlay is dropped and the batch is read again, in smaller parts. When the producer
@@ -16,18 +17,19 @@ import logging
 import threading
 import time
 from collections import deque
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
 from confluent_kafka import KafkaException, Message
 
 from command_service import metrics
 from command_service.accounts import Overlays
-from command_service.assignment import Assignment, CommandsUnreadable, Place, place_of
+from command_service.assignment import Assignment, CommandsUnreadable, Place, Taken
 from command_service.deciding import Outcomes
 from command_service.handler import Handler
 from command_service.keys import Upkeep
 from command_service.producer import ProducerLost, TransactionAborted, TransactionalProducer
-from command_service.records import origin
+from command_service.records import Outgoing, origin
 from command_service.rounds import Rounds
 from command_service.settings import Settings
 from command_service.vitals import Vitals
@@ -125,8 +127,7 @@ class CommandService:
         self._begin_rounds()
         states = self._assignment.states
         busy = self._rounds.running(states) or self._upkeep.waiting(state.keys for state in states.values())
-        batch, group = self._assignment.take(self._batch, wait=not busy)
-        self._decide(batch, group)
+        self._decide(self._assignment.take(self._batch, wait=not busy))
 
     def _begin_rounds(self, least: int | None = None) -> None:
         try:
@@ -135,46 +136,57 @@ class CommandService:
             # Commands do not depend on it. It is tried again with the next ones.
             _log.warning("no round of snapshots begun, since Kafka did not say where the events end: %s", error)
 
-    def _decide(self, batch: list[Message], group: Any) -> None:
+    def _decide(self, taken: Taken) -> None:
         """Decide a batch and write what it leads to, with the snapshots that are due. Either may be nothing."""
         now = now_micros()
         outcomes = Outcomes()
         overlays = Overlays(self._assignment.states)
-        offsets: dict[Place, int] = {}
+        decided = 0
         unavailable: RegistryUnavailable | None = None
-        for message in batch:
+        for (_, partition), _, record in taken.records:
             try:
-                self._handler.handle(message, overlays[int(message.partition() or 0)], now, outcomes)
+                self._handler.handle(record, overlays[partition], now, outcomes)
             except RegistryUnavailable as error:
                 unavailable = error
                 break
-            offsets[place_of(message)] = int(message.offset() or 0) + 1
-        self._handler.follow(overlays, now, outcomes)
-        due = self._rounds.due(self._assignment.states, len(batch))
+            decided += 1
+        offsets = taken.offsets(decided)
+        due = self._rounds.due(self._assignment.states, decided)
         chores = self._upkeep.due({partition: state.keys for partition, state in self._assignment.states.items()})
         if offsets or due.parts or chores.parts:
-            # Also of partitions that are only written to, where offsets do not move: so a service is found out that has
-            # lost them, and whoever has got them waits for this transaction before reading their events.
-            places = self._assignment.unmoved({*due.parts, *chores.parts, *overlays.touched}) | offsets
+
+            def records() -> Iterator[Outgoing]:
+                yield from outcomes.taken_out()
+                while outcomes.asked:
+                    self._handler.follow(overlays, now, outcomes)
+                    yield from outcomes.taken_out()
+                yield from due.records
+                yield from chores.records
+
+            def places() -> dict[Place, int]:
+                # Also of partitions that are only written to, where offsets do not move: so a service is found out that
+                # has lost them, and whoever has got them waits for this transaction before reading their events.
+                return self._assignment.unmoved({*due.parts, *chores.parts, *overlays}) | offsets
+
             try:
                 with metrics.TRANSACTION.time():
-                    self._producer.transact([*outcomes.outgoing, *due.records, *chores.records], places, group)
+                    self._producer.transact(records(), places, taken.group)
             except (TransactionAborted, ProducerLost) as error:
                 for span in outcomes.spans:
                     span.end(str(error))
                 if isinstance(error, ProducerLost):
                     raise
-                self._decide_again(batch, error)
+                self._decide_again([record for _, _, record in taken.records], error)
                 return
             self._assignment.advance(offsets)
             due.committed()
             chores.committed()
             self._batch, self._aborts = self._settings.batch, 0
             self._vitals.committed()
-            for partition, overlay in overlays.touched.items():
+            for partition, overlay in overlays.items():
                 self._tell_forgotten(overlay.commit(now))
                 self._assignment.tell_accounts(partition)
-            if batch:
+            if decided:
                 _publish(outcomes)
         if unavailable is not None:
             self._assignment.await_registry(unavailable)
@@ -190,8 +202,7 @@ class CommandService:
                 self._begin_rounds(least=max(1, self._settings.snapshot_every // _NEARLY))
             aborts = self._aborts
             while self._rounds.running(self._assignment.states) and time.monotonic() < until and self._aborts == aborts:
-                _, group = self._assignment.take(1, wait=False)
-                self._decide([], group)
+                self._decide(Taken([], {}, self._assignment.take(1, wait=False).group))
         except (ProducerLost, KafkaException, CommandsUnreadable) as error:
             _log.warning("stopping without having written all snapshots: %s", error)
 
@@ -259,7 +270,6 @@ def _publish(outcomes: Outcomes) -> None:
     commands = outcomes.forwarded + sum(outcomes.answered.values()) + sum(outcomes.parked.values())
     if commands:
         metrics.BATCH.observe(commands)
-    metrics.PASSED_OVER.inc(outcomes.passed_over)
     for (outcome, code), count in outcomes.answered.items():
         metrics.COMMANDS.labels(outcome, code).inc(count)
     for reason, count in outcomes.parked.items():

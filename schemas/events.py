@@ -8,6 +8,7 @@ microseconds since the Unix epoch, in UTC; amounts are minor units of a currency
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import lru_cache
 from typing import ClassVar, Final
 
 from msgspec import Struct
@@ -203,9 +204,15 @@ def event_id(command_id: str, index: int, recorded_at: int) -> str:
     and the last 62 bits of the command's id. So deciding the same command again gives the same id, nothing random is
     drawn in the domain, and whoever reads an event's id sees the command's in it.
     """
-    stamp = f"{recorded_at // 1000:012x}"
     tail = command_id[19:].lower()
     if tail[0] not in "89ab":
         # Not of RFC 9562's variant, which an event's id has to be.
         tail = "89ab"[int(tail[0], 16) & 0b11] + tail[1:]
-    return f"{stamp[:8]}-{stamp[8:]}-7{index:03x}-{tail}"
+    return _before_tail(recorded_at // 1000, index) + tail
+
+
+@lru_cache(maxsize=64)
+def _before_tail(stamp_ms: int, index: int) -> str:
+    """An event id's first half. A batch is decided at one time, and a command seldom leads to more than one event."""
+    stamp = f"{stamp_ms:012x}"
+    return f"{stamp[:8]}-{stamp[8:]}-7{index:03x}-"

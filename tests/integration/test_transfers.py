@@ -153,6 +153,15 @@ def test_what_was_decided_at_once_is_passed_over_when_it_is_read(
     assert committed(deployed)[topics.commands, away] == 0
 
 
+def test_the_mark_makes_no_follow_up_of_a_clients_command(wire: Wire, names: Iterator[str]) -> None:
+    opened = opening(next(names))
+    home = partition_of(opened.account_id, PARTITIONS)
+    wire.put(wire.codec.encode_command(opened), partition=home, headers=[(DECIDED_HEADER, b"")])
+    wire.flush()
+    (reply,) = wire.await_replies(opened)
+    assert reply.accepted
+
+
 def test_a_transfer_id_stands_for_one_transfer(wire: Wire, names: Iterator[str]) -> None:
     source, destination = next(names), next(names)
     wire.decide(opening(source), deposit(source, 10_000), opening(destination))

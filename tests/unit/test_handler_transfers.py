@@ -14,7 +14,7 @@ from command_service.answers import Answers
 from command_service.deciding import Outcomes
 from command_service.domain.account import Account, Decision, decide
 from command_service.handler import Handler
-from command_service.records import Outgoing
+from command_service.records import Outgoing, was_decided
 from schemas.codec import Codec
 from schemas.commands import (
     AnyCommand,
@@ -67,7 +67,8 @@ class Bench:
         for each in written:
             message = Message(each.topic, each.partition, 7, each.key, each.value, headers=each.headers)
             self.handler.handle(message, self.overlay, self.now, outcomes)
-        self.handler.follow(self.ours, self.now, outcomes)
+        while outcomes.asked:
+            self.handler.follow(self.ours, self.now, outcomes)
         return outcomes
 
     def follow_ups(self, outcomes: Outcomes) -> list[FollowUp]:
@@ -364,11 +365,26 @@ class TestBetweenAccountsOfOneInstance:
         assert [type(e.event) for e in alone.events(alone.read([second]))] == [TransferReceived, TransferCompleted]
         assert (alone.balance("A-1"), alone.balance("C-3")) == ((40, 0), (60, 0))
 
-    def test_whoever_reads_what_was_asked_for_passes_over_it(self, alone: Bench) -> None:
-        asked = sent_to(alone.give(transfer("A-1", "B-2", 60)), TOPICS.followups)
-        assert len(asked) == 2
-        assert alone.read(asked) == Outcomes(passed_over=2)
-        assert (alone.balance("A-1"), alone.balance("B-2")) == ((40, 0), (60, 0))
+    def test_whoever_reads_what_was_asked_for_sees_that_it_was_decided(self, alone: Bench) -> None:
+        decided = sent_to(alone.give(transfer("A-1", "B-2", 60)), TOPICS.followups)
+        left = sent_to(alone.give(transfer("A-1", "C-3", 1)), TOPICS.followups)
+        messages = [Message(o.topic, 0, 7, o.key, o.value, headers=o.headers) for o in (*decided, *left)]
+        assert [was_decided(message) for message in messages] == [True, True, False]
+
+    def test_each_step_can_be_sent_before_the_next_is_decided(self, alone: Bench) -> None:
+        outcomes = Outcomes()
+        value = alone.codec.encode_command(transfer("A-1", "B-2", 60))
+        alone.handler.handle(Message(TOPICS.commands, 0, 7, b"A-1", value), alone.overlay, NOW, outcomes)
+        steps = [outcomes.taken_out()]
+        while outcomes.asked:
+            alone.handler.follow(alone.ours, NOW, outcomes)
+            steps.append(outcomes.taken_out())
+        assert [[o.topic for o in step] for step in steps] == [
+            [TOPICS.events, TOPICS.replies],
+            [TOPICS.events, TOPICS.replies, TOPICS.followups],
+            [TOPICS.events, TOPICS.followups],
+        ]
+        assert outcomes.outgoing == []
 
     def test_an_instance_that_knows_nothing_of_the_mark_gives_the_same_answer_again(self, alone: Bench) -> None:
         """As one of an earlier release does, after it has restored the answers."""
@@ -381,11 +397,6 @@ class TestBetweenAccountsOfOneInstance:
         unmarked = [replace(each, headers=None) for each in sent_to(outcomes, TOPICS.followups)]
         assert alone.events(alone.read(unmarked)) == []
         assert (alone.balance("A-1"), alone.balance("B-2")) == ((40, 0), (60, 0))
-
-    def test_the_mark_makes_no_follow_up_of_a_clients_command(self, alone: Bench) -> None:
-        value = alone.codec.encode_command(deposit("A-1", 5))
-        marked = Outgoing(TOPICS.commands, 0, b"A-1", value, [(DECIDED_HEADER, b"")])
-        assert alone.read([marked]).answered == {("accepted", ""): 1}
 
     def test_what_cannot_be_decided_is_left_to_be_read(self, alone: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         def planted(state: Account | None, command: AnyCommand, now: int) -> Decision:
@@ -421,8 +432,9 @@ class TestBetweenAccountsOfOneInstance:
         overlays, outcomes = Overlays(states), Outcomes()
         for command in (opening("A-1"), deposit("A-1", 60), transfer("A-1", other, 60)):
             handler.handle(record(codec, command), overlays[HOME], NOW, outcomes)
-        assert overlays.touched.keys() == {HOME}
-        handler.follow(overlays, NOW, outcomes)
-        assert overlays.touched.keys() == {HOME, away}
+        assert overlays.keys() == {HOME}
+        while outcomes.asked:
+            handler.follow(overlays, NOW, outcomes)
+        assert overlays.keys() == {HOME, away}
         written = [(o.partition, type(codec.decode_event(o.value).event)) for o in sent_to(outcomes, TOPICS.events)]
         assert written[2:] == [(HOME, TransferSent), (away, TransferReceived), (HOME, TransferCompleted)]
