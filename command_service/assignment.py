@@ -46,8 +46,9 @@ _END_TIMEOUT_S: Final = 5.0
 
 _REGISTRY_WAIT_S: Final = 1.0
 
-_PASSED_OVER_AT_MOST: Final = 20_000
-"""Follow-ups that are passed over without a commit at most: they are read again after a crash, in less than 0.1 s."""
+_PASSED_OVER: Final = 20_000
+"""How many follow-ups, passed over, are worth a commit of their own. Until then a crash has them read again, in less
+than 0.1 s."""
 
 _LOOK_EVERY_S: Final = 1.0
 """How stale the lag is at most, which is a look into the client's memory."""
@@ -71,9 +72,10 @@ class Taken:
     def offsets(self, decided: int) -> dict[Place, int]:
         """The offsets to commit once the first so many records are decided."""
         offsets = {place: offset + 1 for place, offset, _ in self.records[:decided]}
-        if decided == len(self.records):
-            # Otherwise a record that is not decided may stand before what is passed over.
-            for place, offset in self.passed.items():
+        undecided = {place for place, _, _ in self.records[decided:]}
+        for place, offset in self.passed.items():
+            # A record that is not decided may stand before what is passed over.
+            if place not in undecided:
                 offsets[place] = max(offset, offsets.get(place, 0))
         return offsets
 
@@ -112,8 +114,8 @@ class Assignment:
         self._assigned: set[int] = set()
         self._next: dict[Place, int] = {}
         self._passed: dict[Place, int] = {}
-        """How far follow-ups were passed over, and that is not committed."""
-        self._uncommitted = 0
+        """How far follow-ups were passed over since records were taken. Nothing undecided stands before that."""
+        self._passed_over = 0
         """How many they are."""
         self._consumer = Consumer(
             connections.kafka(
@@ -168,8 +170,8 @@ class Assignment:
         under load batches grow. Without `wait` there may be none at once. Messages that were fetched from partitions
         which are no longer ours are left out.
 
-        Follow-ups that were decided with what asked for them are passed over. That is not worth a transaction of its
-        own: how far they were is told with the next record, or when nothing came, or when they are many.
+        Follow-ups that were decided with what asked for them are passed over. A few are not worth a transaction: how
+        far they were passed over is told with the next record, or when nothing came, or when they are many.
 
         Raises:
             CommandsUnreadable: the next record cannot be had.
@@ -182,15 +184,16 @@ class Assignment:
         # Taken here and not at commit time: later metadata may belong to an assignment without these partitions, and
         # was seen to be accepted for them.
         group = self._consumer.consumer_group_metadata()
-        records = self._to_decide(messages)
-        is_told = records or not messages or self._uncommitted >= _PASSED_OVER_AT_MOST
-        return Taken(records, self._passed if is_told else {}, group)
+        records = self._sort_out(messages)
+        passed: dict[Place, int] = {}
+        if records or not messages or self._passed_over >= _PASSED_OVER:
+            passed = self._passed
+            self._forget_passed()
+        return Taken(records, passed, group)
 
     def advance(self, offsets: Mapping[Place, int]) -> None:
         """Note that the commands before these offsets are committed."""
         self._next.update(offsets)
-        if all(self._next[place] >= offset for place, offset in self._passed.items()):
-            self._forget_passed()
         # They were decided, so no schema is waited for.
         self._vitals.hindered(None)
 
@@ -225,7 +228,6 @@ class Assignment:
 
     def rewind(self) -> None:
         """Read again from the first command that is not committed. Raises `KafkaException` where that cannot be."""
-        self._forget_passed()
         for (topic, partition), offset in self._next.items():
             self._consumer.seek(TopicPartition(topic, partition, offset))
 
@@ -311,18 +313,17 @@ class Assignment:
         Until then nothing is assigned to the consumer, rather than paused: librdkafka loses an assignment that a pause
         follows within moments (confluentinc/librdkafka#2190), and now and then a resumption (#5591).
         """
-        self._forget_passed()
         self._consumer.assign([TopicPartition(*place, offset) for place, offset in self._next.items()])
 
-    def _to_decide(self, messages: Iterable[Message]) -> list[tuple[Place, int, Message]]:
-        """Those of messages that are ours and are not to be passed over."""
+    def _sort_out(self, messages: Iterable[Message]) -> list[tuple[Place, int, Message]]:
+        """Those of messages that are ours and to be decided; the rest are passed over, or told of."""
         records = []
         passed_over = 0
         followups = self._topics[1]
         for message in messages:
             error = message.error()
             if error is not None:
-                self._failed(message, error)
+                self._on_error(message, error)
                 continue
             # Where there is no error they are all there.
             place: Any = message.topic(), message.partition()
@@ -336,14 +337,14 @@ class Assignment:
             else:
                 records.append((place, offset, message))
         metrics.PASSED_OVER.inc(passed_over)
-        self._uncommitted += passed_over
+        self._passed_over += passed_over
         return records
 
     def _forget_passed(self) -> None:
-        """They are committed, or will be read again."""
-        self._passed, self._uncommitted = {}, 0
+        """They are given to a transaction, or will be read again."""
+        self._passed, self._passed_over = {}, 0
 
-    def _failed(self, message: Message, error: KafkaError) -> None:
+    def _on_error(self, message: Message, error: KafkaError) -> None:
         if error.fatal() or error.code() in UNREADABLE:
             raise CommandsUnreadable(
                 f"{origin(message)}: {error}. No record from there on can be had. Once it is known what stands "

@@ -1,7 +1,7 @@
 """What a command leads to on its account, once both are at hand: dedupe, decide, evolve, encode, react.
 
-Nothing is sent here: what a command leads to is collected, and the transaction sends it. So a batch can be decided
-before its transaction begins, and decided again after an abort.
+Nothing is sent here: what a command leads to is collected, and the transaction takes it out to send it. After an abort
+a batch can be decided again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ of every so-manyth after them. In large batches a header on each would cost a tw
 
 @dataclass(slots=True)
 class Outcomes:
-    """What one batch leads to: the records to send, and the counts to publish once they are committed."""
+    """What one batch leads to: records to send, and the counts to publish once all are committed."""
 
     outgoing: list[Outgoing] = field(default_factory=list)
     answered: dict[tuple[str, str], int] = field(default_factory=dict)

@@ -6,6 +6,8 @@ What cannot be decided is parked, and what belongs elsewhere is forwarded. Nothi
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
@@ -44,7 +46,7 @@ class Handler:
         self._tracer = tracer
 
     def handle(self, record: Message, overlay: Overlay, now: int, outcomes: Outcomes) -> None:
-        """Add what a record of the commands topic, or of that of follow-ups, leads to, which was not decided yet.
+        """Add what a record of the commands topic leads to, or of that of follow-ups that was not decided already.
 
         The overlay is that of the record's partition. What it asks of other accounts is left to `follow`. `now` is in
         microseconds since the Unix epoch.
@@ -91,8 +93,10 @@ class Handler:
             note(span, "parked", "undecidable")
             self._park(record, "undecidable", f"{type(error).__name__}: {error}", outcomes, ids_of(command))
 
-    def follow(self, overlays: Overlays, now: int, outcomes: Outcomes) -> None:
+    def follow(self, overlays: Overlays, now: int, outcomes: Outcomes, until: float = math.inf) -> None:
         """Add what other accounts are asked for: decided at once where they are ours. They may ask for more in turn.
+
+        After `until`, a time of the monotonic clock, all that is left is left to be read.
 
         The record that asks for it is written all the same, and whoever reads it passes over it. Left to be read is
         what is asked of others' accounts; what would be refused, since a command that the client gave before the
@@ -104,7 +108,7 @@ class Handler:
         asked, outcomes.asked = outcomes.asked, []
         outcomes.follow_ups.update(type(each.command).__name__ for each in asked)
         for each in asked:
-            decided = self._decide_at_once(each, overlays, now, outcomes)
+            decided = time.monotonic() < until and self._decide_at_once(each, overlays, now, outcomes)
             outcomes.outgoing.append(self._recorder.follow_up(each, decided=decided))
 
     def _decide_at_once(self, asked: Asked, overlays: Overlays, now: int, outcomes: Outcomes) -> bool:

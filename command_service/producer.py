@@ -118,7 +118,8 @@ class TransactionalProducer:
         Raises:
             TransactionAborted: nothing happened.
             ProducerLost: what happened is in the log; `open` again and read it.
-            Exception: whatever `records` or `offsets` raises. Nothing happened then either.
+            Exception: whatever `records` or `offsets` raises. The transaction is left open, for `close` and the next
+                `open` to undo.
         """
         producer = self._trusted()
         try:
@@ -131,12 +132,6 @@ class TransactionalProducer:
             self._suspect |= time.monotonic() - began > _SUSPICIOUS_COMMIT_S
         except KafkaException as error:
             raise self._given_up(producer, error) from error
-        except ProducerLost:
-            raise
-        except Exception:
-            with suppress(KafkaException, ProducerLost):
-                self._repeat(lambda: producer.abort_transaction(_CALL_TIMEOUT_S))
-            raise
 
     def _trusted(self) -> Producer:
         """The producer, or a new one where something happened to its connections since the last transaction began.
@@ -253,3 +248,9 @@ def _produce(producer: Producer, records: Iterable[Outgoing]) -> None:
             except BufferError:
                 # The local queue is full; delivering frees it, and a failed delivery ends the transaction.
                 producer.poll(_QUEUE_FULL_WAIT_S)
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError._STATE:
+                    # An earlier record has failed the transaction. Why, and whether it is to be aborted, is told by the
+                    # calls that end it.
+                    return
+                raise

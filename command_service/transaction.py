@@ -53,6 +53,9 @@ _ABORT_WAIT_S: Final = 0.1
 each abort in a row, so that the last of them comes after some twenty seconds."""
 
 
+_AT_ONCE_S: Final = 3.0
+"""Bound of deciding on other accounts within a transaction, which brokers give up after 10 s. What is left is read."""
+
 _END_S: Final = 3.0
 _NEARLY: Final = 10
 """Before a stop, a round begins for a tenth of the events that make one due, and takes a few seconds at most."""
@@ -157,8 +160,9 @@ class CommandService:
 
             def records() -> Iterator[Outgoing]:
                 yield from outcomes.taken_out()
+                until = time.monotonic() + _AT_ONCE_S
                 while outcomes.asked:
-                    self._handler.follow(overlays, now, outcomes)
+                    self._handler.follow(overlays, now, outcomes, until)
                     yield from outcomes.taken_out()
                 yield from due.records
                 yield from chores.records
@@ -176,7 +180,7 @@ class CommandService:
                     span.end(str(error))
                 if isinstance(error, ProducerLost):
                     raise
-                self._decide_again([record for _, _, record in taken.records], error)
+                self._decide_again(taken, error)
                 return
             self._assignment.advance(offsets)
             due.committed()
@@ -206,20 +210,22 @@ class CommandService:
         except (ProducerLost, KafkaException, CommandsUnreadable) as error:
             _log.warning("stopping without having written all snapshots: %s", error)
 
-    def _decide_again(self, batch: list[Message], error: TransactionAborted) -> None:
+    def _decide_again(self, taken: Taken, error: TransactionAborted) -> None:
         """Read an aborted batch again, in smaller parts, in case one record of it is what cannot be sent."""
         self._aborts += 1
         self._vitals.failed(str(error))
+        batch = [record for _, _, record in taken.records]
         first = origin(batch[0]) if batch else self._snapshots_topic
         about = self._handler.about(batch[0]) | {"commands": len(batch), "offsets": _spans_of(batch)} if batch else {}
         _log.warning("aborted %d commands from %s on, to be decided again: %s", len(batch), first, error, extra=about)
         if self._aborts >= _ABORTS:
-            what = "what this command leads to" if batch else "snapshots"
+            what = "what this command leads to" if batch else "snapshots, or offsets of follow-ups,"
             raise TooManyFailures(
                 f"{first}: {what} could not be written in {_ABORTS} attempts, the last time for: {error}. Are the "
                 "topics as `daybook deploy apply --check` wants them, and may this service write to them?"
             ) from error
-        self._batch = max(1, len(batch) // 2)
+        if batch:
+            self._batch = max(1, len(batch) // 2)
         self._stopping.wait(_ABORT_WAIT_S * (self._aborts - 1))
         self._assignment.rewind()
 

@@ -15,7 +15,7 @@ from schemas.connections import Connections
 from schemas.topics import FINGERPRINT_HEADER, event_key, partition_of
 from tests.conftest import PARTITIONS
 from tests.processes import Process, environment, until
-from tests.wire import Wire, configure, deposit, opening, put_with_raw_header, read_all, withdrawal
+from tests.wire import Wire, configure, deposit, opening, put_with_raw_header, read_all, transfer, withdrawal
 
 pytestmark = pytest.mark.faults
 
@@ -238,20 +238,26 @@ def test_commands_that_retention_removed_unread_are_counted_and_told(wire: Wire,
     service.said("removed by retention before they were read")
 
 
+@pytest.mark.parametrize("transfers", [0, 3_000])
 def test_a_command_whose_outcome_cannot_be_written_is_named_and_those_before_it_are_done(
-    wire: Wire, start: Callable[..., Process]
+    wire: Wire, start: Callable[..., Process], transfers: int
 ) -> None:
-    """Here a parked topic that takes only small records, against what is deployed: a permanent cause of aborts."""
+    """Here a parked topic that takes only small records, against what is deployed: a permanent cause of aborts.
+
+    With transfers behind it, the brokers refuse it while the service decides what these lead to.
+    """
     service = start("command_service", env=environment(wire.connections))
     account, small = "W-1", {"max.message.bytes": "300"}
     service.said("restored ")
     with AdminClient(wire.connections.kafka()) as admin:
         configure(admin, wire.topics.parked, small)
     home = partition_of(account, PARTITIONS)
-    before = [opening(account), *(deposit(account, 1) for _ in range(20))]
+    others = [f"W-{n}" for n in range(2, 20)]
+    wire.decide(opening(account, overdraft_limit_minor=transfers), *map(opening, others))
+    before = [deposit(account, 1) for _ in range(20)]
     wire.send(*before)
     wire.put(b"rubbish" * 100, key=account.encode(), partition=home)
-    wire.flush()
+    wire.send(*(transfer(account, others[n % len(others)], 1) for n in range(transfers)))
 
     assert service.wait(90) == 1
 

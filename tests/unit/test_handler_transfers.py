@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 
 import pytest
@@ -397,6 +398,16 @@ class TestBetweenAccountsOfOneInstance:
         unmarked = [replace(each, headers=None) for each in sent_to(outcomes, TOPICS.followups)]
         assert alone.events(alone.read(unmarked)) == []
         assert (alone.balance("A-1"), alone.balance("B-2")) == ((40, 0), (60, 0))
+
+    def test_after_its_time_the_rest_is_left_to_be_read(self, alone: Bench) -> None:
+        outcomes = Outcomes()
+        value = alone.codec.encode_command(transfer("A-1", "B-2", 60))
+        alone.handler.handle(Message(TOPICS.commands, 0, 7, b"A-1", value), alone.overlay, NOW, outcomes)
+        alone.handler.follow(alone.ours, NOW, outcomes, until=time.monotonic())
+        assert outcomes.asked == []
+        (left,) = sent_to(outcomes, TOPICS.followups)
+        assert left.headers is None
+        assert [type(e.event) for e in alone.events(alone.read([left]))] == [TransferReceived, TransferCompleted]
 
     def test_what_cannot_be_decided_is_left_to_be_read(self, alone: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         def planted(state: Account | None, command: AnyCommand, now: int) -> Decision:

@@ -8,6 +8,7 @@ from command_service.assignment import Place, Taken
 
 COMMANDS: Place = ("account.commands", 0)
 FOLLOW_UPS: Place = ("account.followups", 0)
+OTHERS: Place = ("account.followups", 1)
 
 
 def taken(*records: tuple[Place, int], passed: dict[Place, int]) -> Taken:
@@ -27,3 +28,4 @@ def test_nothing_is_committed_behind_a_record_that_is_not_decided() -> None:
     read = [(COMMANDS, 4), (FOLLOW_UPS, 7), (COMMANDS, 5)]
     assert taken(*read, passed={FOLLOW_UPS: 9}).offsets(1) == {COMMANDS: 5}
     assert taken(*read, passed={FOLLOW_UPS: 9}).offsets(0) == {}
+    assert taken(*read, passed={FOLLOW_UPS: 9, OTHERS: 3}).offsets(1) == {COMMANDS: 5, OTHERS: 3}
