@@ -178,13 +178,15 @@ class Assignment:
         """
         # Not after the commands were taken: it may wait for brokers, in which time the group may move partitions.
         self._look_around()
+        ours = self._assigned
         messages = self._consumer.consume(1, _IDLE_WAIT_S if wait else 0)
         if messages:
             messages += self._consumer.consume(most - 1, 0)
         # Taken here and not at commit time: later metadata may belong to an assignment without these partitions, and
         # was seen to be accepted for them.
         group = self._consumer.consumer_group_metadata()
-        records = self._sort_out(messages)
+        # Where partitions came or went in between, what was fetched is of before, and is read again.
+        records = self._sort_out(messages if self._assigned is ours else [])
         passed: dict[Place, int] = {}
         if records or not messages or self._passed_over >= _PASSED_OVER:
             passed = self._passed

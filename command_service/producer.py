@@ -162,6 +162,8 @@ class TransactionalProducer:
     def _given_up(self, producer: Producer, error: KafkaException) -> Exception:
         cause: KafkaError = error.args[0]
         if not cause.txn_requires_abort():
+            # What made it fatal, such as another owner of the id, is told to the error callback, which runs in here.
+            producer.poll(0)
             self._drop()
             return ProducerLost(f"{cause.name()}: {cause.str()}")
         try:
@@ -250,7 +252,7 @@ def _produce(producer: Producer, records: Iterable[Outgoing]) -> None:
                 producer.poll(_QUEUE_FULL_WAIT_S)
             except KafkaException as error:
                 if error.args[0].code() == KafkaError._STATE:
-                    # An earlier record has failed the transaction. Why, and whether it is to be aborted, is told by the
-                    # calls that end it.
+                    # The transaction has failed, for instance by an earlier record: it can only be aborted. Why is told
+                    # by the calls that end it, none of which commits it. After a fatal error they might.
                     return
                 raise

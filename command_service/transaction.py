@@ -206,6 +206,7 @@ class CommandService:
                 self._begin_rounds(least=max(1, self._settings.snapshot_every // _NEARLY))
             aborts = self._aborts
             while self._rounds.running(self._assignment.states) and time.monotonic() < until and self._aborts == aborts:
+                # What is taken is for the next start: nothing of it is decided or passed over.
                 self._decide(Taken([], {}, self._assignment.take(1, wait=False).group))
         except (ProducerLost, KafkaException, CommandsUnreadable) as error:
             _log.warning("stopping without having written all snapshots: %s", error)
@@ -215,11 +216,15 @@ class CommandService:
         self._aborts += 1
         self._vitals.failed(str(error))
         batch = [record for _, _, record in taken.records]
-        first = origin(batch[0]) if batch else self._snapshots_topic
+        if batch:
+            first, what = origin(batch[0]), "what this command leads to"
+        elif taken.passed:
+            first, what = str(next(iter(taken.passed))[0]), "how far follow-ups were passed over"
+        else:
+            first, what = self._snapshots_topic, "snapshots"
         about = self._handler.about(batch[0]) | {"commands": len(batch), "offsets": _spans_of(batch)} if batch else {}
         _log.warning("aborted %d commands from %s on, to be decided again: %s", len(batch), first, error, extra=about)
         if self._aborts >= _ABORTS:
-            what = "what this command leads to" if batch else "snapshots, or offsets of follow-ups,"
             raise TooManyFailures(
                 f"{first}: {what} could not be written in {_ABORTS} attempts, the last time for: {error}. Are the "
                 "topics as `daybook deploy apply --check` wants them, and may this service write to them?"
