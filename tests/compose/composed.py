@@ -284,6 +284,19 @@ class Composed:
             *(self.image("service"), "-c", f"kill -KILL {int(container.state['Pid'])}"),
         )
 
+    def kafka_transactions(self, *arguments: str) -> list[list[str]]:
+        """The rows that `kafka-transactions.sh` prints, without their head."""
+        password = self.connections("admin").kafka()["sasl.password"]
+        login = (
+            "security.protocol=SASL_PLAINTEXT\nsasl.mechanism=PLAIN\n"
+            "sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required "
+            f'username="admin" password="{password}";\n'
+        )
+        tool = ("/opt/kafka/bin/kafka-transactions.sh", "--bootstrap-server", "kafka:19091")
+        inside = ("exec", "-i", self.container("kafka").id)
+        said = docker(*inside, *tool, "--command-config", "/dev/stdin", *arguments, stdin=login)
+        return [line.split() for line in said.splitlines()[1:] if line.split()]
+
     def _choose_ports(self) -> None:
         ports = choose([Port(name, name, 0) for name in _PUBLISHED], {}, {}, free_ports=True)
         self._ports = {name: str(number) for name, number in ports.items()}

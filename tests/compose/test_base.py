@@ -223,13 +223,5 @@ def deposit_on(stack: Composed, accounts: list[str]) -> None:
 
 
 def transactional_ids(stack: Composed) -> set[str]:
-    """Those that the broker knows, by Kafka's own tool."""
-    password = stack.connections("admin").kafka()["sasl.password"]
-    login = (
-        "security.protocol=SASL_PLAINTEXT\nsasl.mechanism=PLAIN\n"
-        "sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required "
-        f'username="admin" password="{password}";\n'
-    )
-    tool = "/opt/kafka/bin/kafka-transactions.sh --bootstrap-server kafka:19091 --command-config /dev/stdin list"
-    said = docker("exec", "-i", stack.container("kafka").id, "bash", "-c", tool, stdin=login)
-    return {line.split()[0] for line in said.splitlines()[1:] if line.split()}
+    """Those that the broker knows."""
+    return {row[0] for row in stack.kafka_transactions("list")}

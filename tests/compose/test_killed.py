@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 import uuid
@@ -31,6 +32,12 @@ ANSWERED_S = 600.0
 BACK_S = 600.0
 """For a server to be well again: Elasticsearch takes 20 seconds on two idle cores, and was seen to take four minutes
 where three more stacks had them."""
+
+
+TRANSACTION_S = 25.0
+"""More than transactions are given, and than the broker takes until its next look at them."""
+
+_SKIPPED = re.compile(r"Couldn't find leader endpoint for partitions Set\((.*?)\) while")
 
 
 @dataclass
@@ -117,6 +124,8 @@ def test_each_container_dies_once_and_nothing_is_lost_or_done_twice(stack: Compo
             # What only reads the log comes back while others die.
             if service not in READERS:
                 await_return(stack, before)
+            if service == "kafka":
+                end_what_was_left_open(stack, before)
             load.check()
         for before in died:
             await_return(stack, before)
@@ -129,6 +138,30 @@ def test_each_container_dies_once_and_nothing_is_lost_or_done_twice(stack: Compo
     balances_are_what_the_replies_say(stack, load)
     each_accepted_command_is_in_the_log_once(stack, load)
     stack.verify_models()
+
+
+def end_what_was_left_open(stack: Composed, kafka: Container) -> None:
+    """Do as the runbook says where the broker was killed between deciding a commit and marking it.
+
+    A few kills in a hundred hit that. Kafka 4.3.1 then takes partitions that have no leader yet for deleted ones.
+    """
+    skipped = {place for named in _SKIPPED.findall("\n".join(stack.logs(kafka))) for place in named.split(", ")}
+    if not skipped:
+        return
+    before = {place: open_transactions(stack, place) for place in skipped}
+    # Whatever is not left open ends within the time-out of a transaction.
+    time.sleep(TRANSACTION_S)
+    for place, offsets in before.items():
+        for offset in offsets & open_transactions(stack, place):
+            topic, _, partition = place.rpartition("-")
+            stack.kafka_transactions("abort", "--topic", topic, "--partition", partition, "--start-offset", str(offset))
+
+
+def open_transactions(stack: Composed, place: str) -> set[int]:
+    """Where the transactions begin that are open in a partition."""
+    topic, _, partition = place.rpartition("-")
+    rows = stack.kafka_transactions("describe-producers", "--topic", topic, "--partition", partition)
+    return {int(row[5]) for row in rows if row[5] != "None"}
 
 
 def await_return(stack: Composed, before: Container) -> None:
