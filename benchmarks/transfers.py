@@ -47,34 +47,30 @@ def transfer_rates(
         RuntimeError: the service stands still, or a transfer was refused or returned.
     """
     put(connections, _openings(accounts))
-    _decisions_per_second(connections, accounts, log, snapshot_every=accounts)
+    _decisions_per_second(connections, accounts, log)
     found = []
     for number in range(rounds):
         put(connections, _deposits(count, accounts))
-        deposits = _decisions_per_second(connections, count, log, snapshot_every=5 * count)
+        deposits = _decisions_per_second(connections, count, log)
         put(connections, _transfers(count, accounts))
         # The follow-ups, which were decided with their transfers, have to be read as well.
-        transfers = (
-            _decisions_per_second(connections, 3 * count, log, snapshot_every=5 * count, passed_over=2 * count) / 3
-        )
+        transfers = _decisions_per_second(connections, 3 * count, log, passed_over=2 * count) / 3
         found.append(TransferRates(deposits, transfers))
         tell(f"round {number + 1}: {deposits:,.0f} deposits/s, {found[-1].transfers:,.0f} transfers/s")
     return found
 
 
-def _decisions_per_second(
-    connections: Connections, count: int, log: Path, *, snapshot_every: int, passed_over: int = 0
-) -> float:
+def _decisions_per_second(connections: Connections, count: int, log: Path, *, passed_over: int = 0) -> float:
     """The rate of commands accepted, from a new process's first to its `count`-th; all must be.
 
-    It ends when so many follow-ups were passed over as well. With enough events to a round of snapshots, none begins
-    before the process is stopped: an event costs the same share of a round whatever it is of, but a whole round would
-    fall upon whichever of two runs comes to its beginning.
+    It ends when so many follow-ups were passed over as well. No round of snapshots begins before the process is
+    stopped: an event costs the same share of a round whatever it is of, but a whole round would fall upon whichever of
+    two runs comes to its beginning.
     """
     port = free_port()
     settings = {
         "DAYBOOK_COMMAND_SERVICE_METRICS_PORT": str(port),
-        "DAYBOOK_COMMAND_SERVICE_SNAPSHOT_EVERY": str(snapshot_every),
+        "DAYBOOK_COMMAND_SERVICE_SNAPSHOT_EVERY": str(2 * count),
     }
     with running("command_service", connections, log, **settings) as process:
         deadline = time.monotonic() + _TIMEOUT_S

@@ -31,7 +31,6 @@ class Outgoing(Struct, frozen=True, gc=False):
 # Kafka takes any bytes for a name, the client library only UTF-8: for others it returns with an exception set, which a
 # plain call may let pass until it surfaces in whatever is called next. A call through `methodcaller` is always checked.
 _read_headers: Final = methodcaller("headers")
-_UNREADABLE_HEADERS: Final = (SystemError, UnicodeDecodeError)
 
 
 def origin(record: Message) -> str:
@@ -48,18 +47,14 @@ def headers(record: Message) -> Headers:
     """A record's headers; in place of those whose names cannot be read, one that says so."""
     try:
         found = _read_headers(record) or []
-    except _UNREADABLE_HEADERS:
+    except (SystemError, UnicodeDecodeError):
         return [("unreadable-headers", b"names are not UTF-8")]
     return list(found.items()) if isinstance(found, dict) else list(found)
 
 
 def was_decided(follow_up: Message) -> bool:
     """Whether a follow-up is marked as decided in the transaction that wrote it."""
-    try:
-        found = _read_headers(follow_up)
-    except _UNREADABLE_HEADERS:
-        return False
-    return found is not None and DECIDED_HEADER in dict(found)
+    return DECIDED_HEADER in dict(headers(follow_up))
 
 
 def parked(topic: str, record: Message, reason: str, detail: str) -> Outgoing:
