@@ -119,7 +119,7 @@ class _Way:
     def decide(self, batch: Sequence[bytes]) -> None:
         began = time.perf_counter()
         self._rounds.begin({0: self.state}, lambda _: self._offset)
-        overlay, outcomes = Overlay(self.state), Outcomes()
+        overlay, outcomes = Overlay(self.state, 0), Outcomes()
         for value in batch:
             record = Message(topic=self._topics.commands, partition=0, offset=self._offset, key=b"", value=value)
             self._handler.handle(record, overlay, _NOW, outcomes)

@@ -166,7 +166,8 @@ class Overlay:
     """One transaction's changes over a partition's state: seen by the commands that follow in the same batch, and
     dropped as a whole when the transaction is aborted."""
 
-    def __init__(self, committed: PartitionState) -> None:
+    def __init__(self, committed: PartitionState, partition: int) -> None:
+        self.partition = partition
         self._committed = committed
         self._entries: dict[str, Entry] = {}
         self._answers: dict[bytes, Answer] = {}
@@ -221,5 +222,5 @@ class Overlays(dict[int, Overlay]):
 
     def __missing__(self, partition: int) -> Overlay:
         """Raises `KeyError` when the partition is not ours."""
-        overlay = self[partition] = Overlay(self.ours[partition])
+        overlay = self[partition] = Overlay(self.ours[partition], partition)
         return overlay

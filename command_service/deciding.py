@@ -14,7 +14,7 @@ from typing import Final
 
 from command_service.accounts import Entry, Overlay
 from command_service.answers import Answer, command_key, fingerprint
-from command_service.domain.account import Decision, decide
+from command_service.domain.account import Decision, decide, decide_follow_up
 from command_service.domain.refusals import Code, Rejection
 from command_service.domain.transfers import react_to_refusal
 from command_service.personal import asks_again, known, remembered_as
@@ -78,7 +78,6 @@ class Decider:
     def decide(
         self,
         command: AnyCommand,
-        partition: int,
         entry: Entry | None,
         overlay: Overlay,
         now: int,
@@ -94,26 +93,25 @@ class Decider:
             Exception: whatever goes wrong by a defect of ours. Nothing was added, whatever is raised.
         """
         if not isinstance(command, FromLedger):
-            self._answer(command, partition, entry, overlay, now, outcomes, span)
+            self._answer(command, entry, overlay, now, outcomes, span)
             return
-        now = not_before(entry, command, now)
+        now = not_before(entry, now, command.issued_at)
         if not isinstance(command, ReceiveTransfer):
             # Given again it finds nothing in transit, so its id need not be remembered.
-            self.decide_follow_up(command, partition, entry, overlay, now, outcomes, span)
+            self.decide_follow_up(command, entry, overlay, now, outcomes, span)
             return
         key = command_key(command.command_id, FOLLOW_UP_FINGERPRINT)
         earlier = overlay.answer(key)
         if earlier is not None:
-            self._answer_again(command, partition, earlier, outcomes, span)
+            self._answer_again(command, overlay, earlier, outcomes, span)
             return
-        reply = self.decide_follow_up(command, partition, entry, overlay, now, outcomes, span)
+        reply = self.decide_follow_up(command, entry, overlay, now, outcomes, span)
         if reply is not None:
             overlay.remember(key, Answer(reply, FOLLOW_UP_FINGERPRINT, now))
 
     def decide_follow_up(
         self,
         command: FollowUp,
-        partition: int,
         entry: Entry | None,
         overlay: Overlay,
         now: int,
@@ -130,8 +128,8 @@ class Decider:
             RefusedAtOnce: it would be refused, and is decided `at_once`, before it is read.
             Exception: as `decide`.
         """
-        recorder, trace, keys = self._recorder, _trace(span), overlay.keys
-        decision = decide(None if entry is None else entry.account, command, now)
+        recorder, trace = self._recorder, _trace(span)
+        decision = decide_follow_up(None if entry is None else entry.account, command)
         recorded: Recorded | None = None
         asks: Sequence[Asked] = ()
         if isinstance(decision, Rejection):
@@ -142,7 +140,7 @@ class Decider:
                 raise RefusedAtOnce
             asks = (recorder.asked(react_to_refusal(command, decision, now), trace),)
         elif decision:
-            recorded = recorder.record(command, partition, entry, decision, now, trace, keys, measured=False)
+            recorded = recorder.record_follow_up(command, entry, decision, overlay, now, trace)
             entry, asks = recorded.entry, recorded.asks
         # Whoever waits for the transfer is told by the other two.
         is_told = not isinstance(command, CompleteTransfer)
@@ -153,14 +151,13 @@ class Decider:
         outcomes.asked.extend(asks)
         if reply is not None:
             told: Headers = [(FINGERPRINT_HEADER, FOLLOW_UP_FINGERPRINT), *trace]
-            outcomes.outgoing.append(recorder.reply(command, partition, reply, told))
+            outcomes.outgoing.append(recorder.reply(command, overlay.partition, reply, told))
         self._count(command, decision, outcomes, span)
         return reply
 
     def _answer(
         self,
         command: ClientCommand,
-        partition: int,
         entry: Entry | None,
         overlay: Overlay,
         now: int,
@@ -174,7 +171,7 @@ class Decider:
         key = command_key(command.command_id, asked)
         earlier = overlay.answer(key)
         if earlier is not None and asks_again(command, asked, earlier.fingerprint, keys):
-            self._answer_again(command, partition, earlier, outcomes, span)
+            self._answer_again(command, overlay, earlier, outcomes, span)
             return
         outcomes.issued_us.append(command.issued_at)
         if earlier is not None:
@@ -182,15 +179,15 @@ class Decider:
                 Code.COMMAND_ID_REUSED,
                 "this command id was used for another command: every new intention needs an id of its own",
             )
-            self._refuse_aside(command, partition, entry, refusal, now, outcomes, span)
+            self._refuse_aside(command, entry, refusal, overlay, now, outcomes, span)
             return
-        now = not_before(entry, command, now)
+        now = not_before(entry, now)
         decision = decide(known(command, entry, keys), command, now)
         recorded: Recorded | None = None
         if decision and not isinstance(decision, Rejection):
             answered = len(outcomes.issued_us)
             measured = answered <= _MEASURED or answered % _MEASURED_EVERY == 0
-            recorded = recorder.record(command, partition, entry, decision, now, trace, keys, measured=measured)
+            recorded = recorder.record(command, entry, decision, overlay, now, trace, measured=measured)
             entry = recorded.entry
         reply = recorder.encode_reply(command, entry, decision, now)
         asked = remembered_as(command, asked, keys)
@@ -200,16 +197,16 @@ class Decider:
             outcomes.asked.extend(recorded.asks)
         elif isinstance(command, EraseHolder) and decision == () and keys.has(command.account_id):
             # The holder is erased and has a key all the same, as when older records were put back on its topic.
-            outgoing.extend(recorder.key(command, partition, keys, now))
+            outgoing.extend(recorder.key(command, overlay, now))
         overlay.remember(key, Answer(reply, asked, now))
-        outgoing.append(recorder.reply(command, partition, reply, [(FINGERPRINT_HEADER, asked), *trace]))
+        outgoing.append(recorder.reply(command, overlay.partition, reply, [(FINGERPRINT_HEADER, asked), *trace]))
         self._count(command, decision, outcomes, span)
 
     def _answer_again(
-        self, command: AnyCommand, partition: int, earlier: Answer, outcomes: Outcomes, span: Span | None
+        self, command: AnyCommand, overlay: Overlay, earlier: Answer, outcomes: Outcomes, span: Span | None
     ) -> None:
         again: Headers = [(FINGERPRINT_HEADER, earlier.fingerprint), (REPLAYED_HEADER, b"1"), *_trace(span)]
-        outcomes.outgoing.append(self._recorder.reply(command, partition, earlier.reply, again))
+        outcomes.outgoing.append(self._recorder.reply(command, overlay.partition, earlier.reply, again))
         outcomes.count("replayed")
         note(span, "replayed")
 
@@ -223,8 +220,8 @@ class Decider:
     def turn_away(
         self,
         command: FollowUp,
-        partition: int,
         entry: Entry | None,
+        overlay: Overlay,
         now: int,
         outcomes: Outcomes,
         span: Span | None,
@@ -234,14 +231,14 @@ class Decider:
             Code.NOT_A_CLIENT_COMMAND,
             f"{type(command).__name__} is for the command service alone to give; Transfer sends money",
         )
-        self._refuse_aside(command, partition, entry, refusal, now, outcomes, span)
+        self._refuse_aside(command, entry, refusal, overlay, now, outcomes, span)
 
     def _refuse_aside(
         self,
         command: AnyCommand,
-        partition: int,
         entry: Entry | None,
         refusal: Rejection,
+        overlay: Overlay,
         now: int,
         outcomes: Outcomes,
         span: Span | None,
@@ -249,7 +246,7 @@ class Decider:
         """Refuse a command whose id stands, or may stand, for another one: this is not the id's first answer."""
         reply = self._recorder.encode_reply(command, entry, refusal, now)
         # Without a fingerprint, so that a restore does not take it for that either.
-        outcomes.outgoing.append(self._recorder.reply(command, partition, reply, _trace(span) or None))
+        outcomes.outgoing.append(self._recorder.reply(command, overlay.partition, reply, _trace(span) or None))
         self._refused(command, refusal, outcomes, span)
 
     def _refused(self, command: AnyCommand, refusal: Rejection, outcomes: Outcomes, span: Span | None) -> None:
@@ -264,14 +261,15 @@ class Decider:
             )
 
 
-def not_before(entry: Entry | None, command: AnyCommand, now: int) -> int:
-    """When a command is decided. Clocks differ between instances; neither within an account's stream does time run
-    backwards, nor from one account's event to what follows from it on another."""
+def not_before(entry: Entry | None, now: int, asked_at: int = 0) -> int:
+    """When a command is decided, given when the service says it is, and of a follow-up when it was asked for.
+
+    Clocks differ between instances; neither within an account's stream does time run backwards, nor from one account's
+    event to what follows from it on another.
+    """
     if entry is not None and entry.recorded_at > now:
         now = entry.recorded_at
-    if isinstance(command, FromLedger) and command.issued_at > now:
-        return command.issued_at
-    return now
+    return asked_at if asked_at > now else now
 
 
 def _take(account_id: str, recorded: Recorded, overlay: Overlay, outcomes: Outcomes) -> None:

@@ -79,9 +79,9 @@ class Handler:
         span = None if self._tracer is None else self._traced(record, command, outcomes)
         try:
             if isinstance(command, FromLedger) and not is_follow_up:
-                self._decider.turn_away(command, home, entry, now, outcomes, span)
+                self._decider.turn_away(command, entry, overlay, now, outcomes, span)
             else:
-                self._decider.decide(command, home, entry, overlay, now, outcomes, span)
+                self._decider.decide(command, entry, overlay, now, outcomes, span)
         except (SnapshotDamaged, SpillFailed, UnknownKek):
             # The state cannot be had, which is no fault of the command.
             raise
@@ -120,9 +120,8 @@ class Handler:
         span = None if self._tracer is None else self._begun(command, "INTERNAL", parent(asked.trace), outcomes)
         try:
             entry = overlay.entry(command.account_id)
-            self._decider.decide_follow_up(
-                command, partition, entry, overlay, not_before(entry, command, now), outcomes, span, at_once=True
-            )
+            decided_at = not_before(entry, now, command.issued_at)
+            self._decider.decide_follow_up(command, entry, overlay, decided_at, outcomes, span, at_once=True)
         except Exception as error:
             # Whatever it is will be met again, and told of, where the record is read: `handle` knows what to do.
             if not isinstance(error, RefusedAtOnce):

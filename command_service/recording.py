@@ -11,20 +11,17 @@ from typing import Final
 
 from msgspec import Struct
 
-from command_service.accounts import Entry
+from command_service.accounts import Entry, Overlay
 from command_service.domain.account import Decision, evolve
 from command_service.domain.refusals import Rejection
 from command_service.domain.transfers import REACTED_TO, react
-from command_service.keys import SubjectKeys
 from command_service.personal import concerns_holder, is_to_be_sealed, sealed
-from command_service.records import Headers, Outgoing
+from command_service.records import DECIDED, Headers, Outgoing
 from schemas.codec import Codec
-from schemas.commands import AnyCommand, CommandReply, CommandStatus, EraseHolder, FollowUp, FromLedger
+from schemas.commands import AnyCommand, ClientCommand, CommandReply, CommandStatus, EraseHolder, FollowUp
 from schemas.events import CHAIN_START, Event, RecordedEvent, event_id
 from schemas.telemetry.latencies import issued_at_header
-from schemas.topics import DECIDED_HEADER, Topics, event_key, partition_of
-
-_DECIDED: Final = (DECIDED_HEADER, b"")
+from schemas.topics import Topics, event_key, partition_of
 
 
 class Asked(Struct, frozen=True, gc=False):
@@ -61,46 +58,59 @@ class Recorder:
 
     def record(
         self,
-        command: AnyCommand,
-        partition: int,
+        command: ClientCommand,
         entry: Entry | None,
         events: Sequence[Event],
+        overlay: Overlay,
         now: int,
         trace: Headers,
-        keys: SubjectKeys,
         *,
         measured: bool,
     ) -> Recorded:
-        """The events that a command led to, at least one, at a time in microseconds since the Unix epoch.
+        """The events that a client's command led to, at least one, at a time in microseconds since the Unix epoch.
 
         `measured` events bear the time of their command.
         """
-        if isinstance(command, FromLedger) or not concerns_holder(command, entry):
-            return self._record(command, partition, entry, events, now, trace, keys, None, measured=measured)
-        undo = keys.undo(command.account_id)
+        cause = command.command_id
+        if not concerns_holder(command, entry):
+            return self._record(command, cause, entry, events, overlay, now, trace, None, measured=measured)
+        undo = overlay.keys.undo(command.account_id)
         try:
-            key = self.key(command, partition, keys, now)
-            return self._record(command, partition, entry, events, now, trace, keys, key, measured=measured)
+            key = self.key(command, overlay, now)
+            return self._record(command, cause, entry, events, overlay, now, trace, key, measured=measured)
         except BaseException:
             undo()
             raise
 
+    def record_follow_up(
+        self,
+        command: FollowUp,
+        entry: Entry | None,
+        events: Sequence[Event],
+        overlay: Overlay,
+        now: int,
+        trace: Headers,
+    ) -> Recorded:
+        """As `record`, what a follow-up led to, in which nothing is personal."""
+        return self._record(command, command.causation_id, entry, events, overlay, now, trace, None, measured=False)
+
     def _record(
         self,
         command: AnyCommand,
-        partition: int,
+        cause: str,
         entry: Entry | None,
         events: Sequence[Event],
+        overlay: Overlay,
         now: int,
         trace: Headers,
-        keys: SubjectKeys,
         key: list[Outgoing] | None,
         *,
         measured: bool,
     ) -> Recorded:
+        """`key` is what becomes of the holder's key; None where nothing is personal."""
+        partition, keys = overlay.partition, overlay.keys
         account, chain_hash = (entry.account, entry.chain_hash) if entry else (None, CHAIN_START)
         subject = command.account_id
-        cause = command.causation_id if isinstance(command, FromLedger) else command.command_id
         records: list[Outgoing] = []
         asks: list[Asked] = []
         with_headers = [*trace, issued_at_header(command.issued_at)] if measured else trace or None
@@ -135,9 +145,9 @@ class Recorder:
             raise ValueError("a decision without events changes nothing")
         return Recorded(Entry(account, chain_hash, now), records, key or [], asks)
 
-    def key(self, command: AnyCommand, partition: int, keys: SubjectKeys, now: int) -> list[Outgoing]:
+    def key(self, command: ClientCommand, overlay: Overlay, now: int) -> list[Outgoing]:
         """The record of what a command that was accepted does to the key of the holder; none where it does nothing."""
-        subject = command.account_id
+        subject, keys = command.account_id, overlay.keys
         if isinstance(command, EraseHolder):
             keys.erase(subject)
             value = None
@@ -145,7 +155,7 @@ class Recorder:
             return []
         else:
             value = keys.create(subject, now)
-        return [Outgoing(self._subject_keys, partition, subject.encode(), value)]
+        return [Outgoing(self._subject_keys, overlay.partition, subject.encode(), value)]
 
     def asked(self, command: FollowUp, trace: Headers) -> Asked:
         """A follow-up as it is to be written."""
@@ -158,7 +168,7 @@ class Recorder:
         With `decided`, its outcome is written in the same transaction, and whoever reads it passes over it.
         """
         key = asked.command.account_id.encode()
-        with_headers = [_DECIDED, *asked.trace] if decided else asked.trace or None
+        with_headers = [DECIDED, *asked.trace] if decided else asked.trace or None
         return Outgoing(self._followups, asked.partition, key, asked.value, with_headers)
 
     def encode_reply(self, command: AnyCommand, entry: Entry | None, decision: Decision, now: int) -> bytes:

@@ -93,34 +93,15 @@ _NOTHING: Final[Sequence[Event]] = ()
 
 def evolve(state: Account | None, event: Event) -> Account:
     """The state after an event. The event is the next one of the account's stream."""
-    if isinstance(event, AccountCreated):
-        return Account(
-            sequence=1,
-            currency=event.currency,
-            balance_minor=0,
-            overdraft_limit_minor=event.overdraft_limit_minor,
-            status=Status.ACTIVE,
-            holder_name=event.holder_name,
-            holder_email=event.holder_email,
-            withdrawals=Withdrawals(),
-            in_transit_minor=0,
-            transfers=Transfers(),
-            holder_erased=False,
-        )
     if state is None:
-        raise ValueError(f"{type(event).__name__} came before AccountCreated: the stream has no beginning")
+        if not isinstance(event, AccountCreated):
+            raise ValueError(f"{type(event).__name__} came before AccountCreated: the stream has no beginning")
+        return _created(event)
     sequence = state.sequence + 1
     # The frequent ones come first: each pattern that does not match costs as much as a method's call.
     match event:
         case MoneyDeposited():
             return replace(state, sequence=sequence, balance_minor=event.balance_minor)
-        case MoneyWithdrawn():
-            return replace(
-                state,
-                sequence=sequence,
-                balance_minor=event.balance_minor,
-                withdrawals=state.withdrawals.withdrawn(sequence, event.amount_minor),
-            )
         case TransferSent():
             return replace(
                 state,
@@ -137,6 +118,13 @@ def evolve(state: Account | None, event: Event) -> Account:
                 sequence=sequence,
                 in_transit_minor=event.in_transit_minor,
                 transfers=state.transfers.settle(event.transfer_id),
+            )
+        case MoneyWithdrawn():
+            return replace(
+                state,
+                sequence=sequence,
+                balance_minor=event.balance_minor,
+                withdrawals=state.withdrawals.withdrawn(sequence, event.amount_minor),
             )
         case MoneyRefunded():
             return replace(
@@ -165,14 +153,32 @@ def evolve(state: Account | None, event: Event) -> Account:
                 in_transit_minor=event.in_transit_minor,
                 transfers=state.transfers.settle(event.transfer_id),
             )
+        case AccountCreated():
+            return _created(event)
         case _:
             assert_never(event)
+
+
+def _created(event: AccountCreated) -> Account:
+    return Account(
+        sequence=1,
+        currency=event.currency,
+        balance_minor=0,
+        overdraft_limit_minor=event.overdraft_limit_minor,
+        status=Status.ACTIVE,
+        holder_name=event.holder_name,
+        holder_email=event.holder_email,
+        withdrawals=Withdrawals(),
+        in_transit_minor=0,
+        transfers=Transfers(),
+        holder_erased=False,
+    )
 
 
 def decide(state: Account | None, command: AnyCommand, now: int) -> Decision:
     """What a command leads to on an account in a state, at a time in microseconds since the Unix epoch."""
     if isinstance(command, FromLedger):
-        return _follow(state, command)
+        return decide_follow_up(state, command)
     refusal = malformed(command, now)
     if refusal is not None:
         return refusal
@@ -208,10 +214,10 @@ def decide(state: Account | None, command: AnyCommand, now: int) -> Decision:
     match command:
         case Deposit():
             return _deposit(state, command)
-        case Withdraw():
-            return _withdraw(state, command)
         case Transfer():
             return _send(state, command)
+        case Withdraw():
+            return _withdraw(state, command)
         case Refund():
             return _refund(state, command)
         case SetOverdraftLimit():
@@ -228,7 +234,7 @@ def decide(state: Account | None, command: AnyCommand, now: int) -> Decision:
             assert_never(command)
 
 
-def _follow(state: Account | None, command: FollowUp) -> Decision:
+def decide_follow_up(state: Account | None, command: FollowUp) -> Decision:
     """As `decide`, for what the ledger itself asks: what it says was looked at when the transfer was sent."""
     if state is None:
         return _not_found(command)

@@ -89,7 +89,7 @@ def malformed(command: ClientCommand, now: int) -> Rejection | None:
     if refusal is not None:
         return refusal
     match command:
-        case Deposit() | Withdraw() | Refund() | Transfer():
+        case Deposit() | Transfer() | Withdraw() | Refund():
             if command.currency not in EXPONENTS:
                 return _unknown_currency(command.currency)
             if command.amount_minor <= 0:

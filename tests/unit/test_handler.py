@@ -57,7 +57,7 @@ def test_a_command_is_not_parked_because_the_disk_failed(
     def failing(*_: object) -> None:
         raise SpillFailed("the disk is full")
 
-    overlay, outcomes = Overlay(state), Outcomes()
+    overlay, outcomes = Overlay(state, HOME), Outcomes()
     # Where the account lives was found out before.
     monkeypatch.setattr(handler, "_decider", SimpleNamespace(decide=failing))
     with pytest.raises(SpillFailed):
@@ -71,7 +71,7 @@ def test_a_batch_that_is_decided_again_after_an_abort_leads_to_the_same_events_b
     batch = [record(codec, command) for command in (opening("A-1"), deposit("A-1", 5), withdrawal("A-1", 3))]
     attempts = []
     for now in (NOW, NOW + 1):
-        overlay, outcomes = Overlay(state), Outcomes()
+        overlay, outcomes = Overlay(state, HOME), Outcomes()
         for one in batch:
             handler.handle(one, overlay, now, outcomes)
         attempts.append((overlay, outcomes))
@@ -92,7 +92,7 @@ def test_a_batch_that_is_decided_again_after_an_abort_leads_to_the_same_events_b
 
 
 def test_time_does_not_run_backwards_within_an_account(codec: Codec, handler: Handler, state: PartitionState) -> None:
-    overlay, outcomes = Overlay(state), Outcomes()
+    overlay, outcomes = Overlay(state, HOME), Outcomes()
     handler.handle(record(codec, opening("A-1")), overlay, NOW, outcomes)
     handler.handle(record(codec, deposit("A-1", 5)), overlay, NOW - 60_000_000, outcomes)
 
@@ -103,7 +103,7 @@ def test_time_does_not_run_backwards_within_an_account(codec: Codec, handler: Ha
 def test_an_account_that_lives_elsewhere_is_forwarded_and_not_decided(
     codec: Codec, handler: Handler, state: PartitionState
 ) -> None:
-    overlay, outcomes = Overlay(state), Outcomes()
+    overlay, outcomes = Overlay(state, HOME), Outcomes()
     stray = record(codec, opening("A-1"), partition=(HOME + 1) % PARTITIONS)
 
     handler.handle(stray, overlay, NOW, outcomes)
@@ -121,7 +121,7 @@ def test_a_record_that_makes_us_fail_is_parked_whole_and_changes_nothing(
     def fail(*_: object) -> None:
         raise ZeroDivisionError("planted")
 
-    overlay, outcomes = Overlay(state), Outcomes()
+    overlay, outcomes = Overlay(state, HOME), Outcomes()
     poison = record(codec, opening("A-1"))
     with monkeypatch.context() as patched:
         patched.setattr(deciding, "decide", fail)
@@ -147,7 +147,7 @@ def test_what_comes_from_one_place_is_parked_under_one_key_whatever_key_its_send
     for key in (b"A-1", None, parked_key(TOPICS.commands, HOME, 8)):
         outcomes = Outcomes()
         poison = Message(topic=TOPICS.commands, partition=HOME, offset=7, key=key, value=b"not avro")
-        handler.handle(poison, Overlay(state), NOW, outcomes)
+        handler.handle(poison, Overlay(state, HOME), NOW, outcomes)
         (kept,) = outcomes.outgoing
         keys.append((kept.partition, kept.key))
     assert keys == [(-1, parked_key(TOPICS.commands, HOME, 7))] * 3
@@ -157,7 +157,8 @@ def test_a_record_without_a_value_is_parked_with_one_since_it_would_be_a_tombsto
     handler: Handler, state: PartitionState
 ) -> None:
     outcomes = Outcomes()
-    handler.handle(Message(topic=TOPICS.commands, partition=HOME, offset=7, key=b"A-1"), Overlay(state), NOW, outcomes)
+    empty = Message(topic=TOPICS.commands, partition=HOME, offset=7, key=b"A-1")
+    handler.handle(empty, Overlay(state, HOME), NOW, outcomes)
     (kept,) = outcomes.outgoing
     assert kept.value == b""
     assert "parked-value" in dict(kept.headers or [])

@@ -34,7 +34,7 @@ def state() -> PartitionState:
 def decided(state: PartitionState, *commands: AnyCommand) -> Outcomes:
     """What a transaction with these commands leads to, once it is committed."""
     handler = Handler(CODEC, TOPICS, PARTITIONS, max_command_bytes=2_000)
-    overlay, outcomes = Overlay(state), Outcomes()
+    overlay, outcomes = Overlay(state, HOME), Outcomes()
     for command in commands:
         value = CODEC.encode_command(command)
         handler.handle(Message(TOPICS.commands, HOME, 7, b"A-1", value), overlay, NOW, outcomes)

@@ -13,7 +13,7 @@ from command_service import deciding, replay
 from command_service.accounts import Overlay, Overlays, PartitionState
 from command_service.answers import Answers
 from command_service.deciding import Outcomes
-from command_service.domain.account import Account, Decision, decide
+from command_service.domain.account import Account, Decision
 from command_service.handler import Handler
 from command_service.records import Outgoing, was_decided
 from schemas.codec import Codec
@@ -305,7 +305,7 @@ class TestWhoMayGiveWhat:
         )
         away = (HOME + 1) % PARTITIONS
         value = codec.encode_command(receiving)
-        overlay, outcomes = Overlay(state), Outcomes()
+        overlay, outcomes = Overlay(state, away), Outcomes()
         stray = Message(topic=TOPICS.followups, partition=away, offset=7, key=b"A-1", value=value)
         handler.handle(stray, overlay, NOW, outcomes)
         (forwarded,) = outcomes.outgoing
@@ -314,7 +314,7 @@ class TestWhoMayGiveWhat:
     def test_what_follows_goes_to_the_partition_of_its_account(
         self, codec: Codec, handler: Handler, state: PartitionState
     ) -> None:
-        overlay, outcomes = Overlay(state), Outcomes()
+        overlay, outcomes = Overlay(state, HOME), Outcomes()
         sending = [transfer("A-1", f"B-{n}", 1) for n in range(9)]
         commands: list[AnyCommand] = [opening("A-1"), deposit("A-1", 9), *sending]
         for command in commands:
@@ -410,12 +410,10 @@ class TestBetweenAccountsOfOneInstance:
         assert [type(e.event) for e in alone.events(alone.read([left]))] == [TransferReceived, TransferCompleted]
 
     def test_what_cannot_be_decided_is_left_to_be_read(self, alone: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-        def planted(state: Account | None, command: AnyCommand, now: int) -> Decision:
-            if isinstance(command, ReceiveTransfer):
-                raise ZeroDivisionError("planted")
-            return decide(state, command, now)
+        def planted(_state: Account | None, _command: FollowUp) -> Decision:
+            raise ZeroDivisionError("planted")
 
-        monkeypatch.setattr(deciding, "decide", planted)
+        monkeypatch.setattr(deciding, "decide_follow_up", planted)
         outcomes = alone.give(transfer("A-1", "B-2", 60))
         (asked,) = sent_to(outcomes, TOPICS.followups)
         assert asked.headers is None

@@ -29,7 +29,7 @@ def parked(topic: str, value: bytes | None, *, key: bytes | None = b"acc-1", hea
     state = PartitionState(Answers(capacity=10, window=3_600_000_000), PACKING, no_keys())
     outcomes = Outcomes()
     record = Message(topic=topic, partition=0, offset=7, key=key, value=value, headers=headers or [])
-    Handler(CODEC, TOPICS, 1, max_command_bytes=1024).handle(record, Overlay(state), NOW, outcomes)
+    Handler(CODEC, TOPICS, 1, max_command_bytes=1024).handle(record, Overlay(state, 0), NOW, outcomes)
     (kept,) = outcomes.outgoing
     assert kept.topic == TOPICS.parked
     found = as_it_came(standing(kept.key, kept.value, kept.headers))
@@ -84,7 +84,7 @@ def test_a_follow_up_goes_back_to_the_follow_ups(command: AnyCommand, monkeypatc
     def fail(*_: object) -> None:
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr(deciding, "decide", fail)
+    monkeypatch.setattr(deciding, "decide_follow_up", fail)
     record = parked(TOPICS.followups, CODEC.encode_command(command))
     assert (record.reason, record.came_from) == ("undecidable", "eu.account.followups/0/7")
     assert belongs_on(TOPICS, record) == TOPICS.followups

@@ -54,14 +54,14 @@ class Service:
     def decide(self, commands: list[AnyCommand], *, abort: bool = False) -> None:
         states = {HOME: self.state}
         self.rounds.begin(states, lambda _: self.events)
-        overlay, outcomes = Overlay(self.state), Outcomes()
+        overlay, outcomes = Overlay(self.state, HOME), Outcomes()
         for command in commands:
             # Below the checks of where it arrived: all accounts live on this partition.
             entry = overlay.entry(command.account_id)
             if isinstance(command, CompleteTransfer | ReturnTransfer) and entry is None:
                 # It would be parked, and change nothing.
                 continue
-            DECIDER.decide(command, HOME, entry, overlay, NOW, outcomes)
+            DECIDER.decide(command, entry, overlay, NOW, outcomes)
             # Left to be read, after each command, so that batches of any size write the same.
             outcomes.outgoing += [RECORDER.follow_up(each, decided=False) for each in outcomes.asked]
             outcomes.asked.clear()

@@ -121,7 +121,7 @@ def codec() -> Codec:
 
 def handle(codec: Codec, *values: bytes) -> Outcomes:
     handler, outcomes = Handler(codec, TOPICS, 1, max_command_bytes=2_000), Outcomes()
-    overlay = Overlay(PartitionState(Answers(capacity=1000, window=3_600_000_000), PACKING, no_keys()))
+    overlay = Overlay(PartitionState(Answers(capacity=1000, window=3_600_000_000), PACKING, no_keys()), 0)
     for offset, value in enumerate(values):
         record = Message(topic=TOPICS.commands, partition=0, offset=offset, key=b"A-1", value=value)
         handler.handle(record, overlay, NOW_US, outcomes)

@@ -97,7 +97,7 @@ def test_closing_does_not_wait_for_a_collector_that_does_not_answer(
 
 def decided(codec: Codec, tracer: Tracer | None) -> Outcomes:
     handler, outcomes = Handler(codec, TOPICS, 1, max_command_bytes=2_000, tracer=tracer), Outcomes()
-    overlay = Overlay(PartitionState(Answers(capacity=1000, window=3_600_000_000), PACKING, no_keys()))
+    overlay = Overlay(PartitionState(Answers(capacity=1000, window=3_600_000_000), PACKING, no_keys()), 0)
     refused = deposit("A-2", 5)
     commands: list[AnyCommand] = [opening("A-1"), refused, refused]
     for offset, command in enumerate(commands):
