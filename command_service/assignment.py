@@ -46,9 +46,9 @@ _END_TIMEOUT_S: Final = 5.0
 
 _REGISTRY_WAIT_S: Final = 1.0
 
-_PASSED_OVER: Final = 20_000
+_PASSED_OVER: Final = 50_000
 """How many follow-ups, passed over, are worth a commit of their own. Until then a crash has them read again, in less
-than 0.1 s."""
+than 0.2 s."""
 
 _LOOK_EVERY_S: Final = 1.0
 """How stale the lag is at most, which is a look into the client's memory."""
