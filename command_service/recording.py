@@ -16,12 +16,14 @@ from command_service.domain.account import Decision, evolve
 from command_service.domain.refusals import Rejection
 from command_service.domain.transfers import REACTED_TO, react
 from command_service.personal import concerns_holder, is_to_be_sealed, sealed
-from command_service.records import DECIDED, Headers, Outgoing
+from command_service.records import Headers, Outgoing
 from schemas.codec import Codec
 from schemas.commands import AnyCommand, ClientCommand, CommandReply, CommandStatus, EraseHolder, FollowUp
 from schemas.events import CHAIN_START, Event, RecordedEvent, event_id
 from schemas.telemetry.latencies import issued_at_header
-from schemas.topics import Topics, event_key, partition_of
+from schemas.topics import DECIDED_HEADER, Topics, event_key, partition_of
+
+_DECIDED: Final = (DECIDED_HEADER, b"")
 
 
 class Asked(Struct, frozen=True, gc=False):
@@ -107,7 +109,7 @@ class Recorder:
         *,
         measured: bool,
     ) -> Recorded:
-        """`key` is what becomes of the holder's key; None where nothing is personal."""
+        """`key` is what becomes of the holder's key; None where the command does not concern it."""
         partition, keys = overlay.partition, overlay.keys
         account, chain_hash = (entry.account, entry.chain_hash) if entry else (None, CHAIN_START)
         subject = command.account_id
@@ -168,7 +170,7 @@ class Recorder:
         With `decided`, its outcome is written in the same transaction, and whoever reads it passes over it.
         """
         key = asked.command.account_id.encode()
-        with_headers = [DECIDED, *asked.trace] if decided else asked.trace or None
+        with_headers = [_DECIDED, *asked.trace] if decided else asked.trace or None
         return Outgoing(self._followups, asked.partition, key, asked.value, with_headers)
 
     def encode_reply(self, command: AnyCommand, entry: Entry | None, decision: Decision, now: int) -> bytes:

@@ -17,9 +17,6 @@ _MAX_DETAIL: Final = 1000
 
 Headers = list[tuple[str, str | bytes | None]]
 
-DECIDED: Final = (DECIDED_HEADER, b"")
-"""The mark of a follow-up that was decided in the transaction that wrote it."""
-
 
 class Outgoing(Struct, frozen=True, gc=False):
     """A record to be sent by the transaction."""
@@ -57,7 +54,7 @@ def headers(record: Message) -> Headers:
 
 def was_decided(follow_up: Message) -> bool:
     """Whether a follow-up is marked as decided in the transaction that wrote it."""
-    return DECIDED in headers(follow_up)
+    return DECIDED_HEADER in dict(headers(follow_up))
 
 
 def parked(topic: str, record: Message, reason: str, detail: str) -> Outgoing:

@@ -96,7 +96,19 @@ def evolve(state: Account | None, event: Event) -> Account:
     if state is None:
         if not isinstance(event, AccountCreated):
             raise ValueError(f"{type(event).__name__} came before AccountCreated: the stream has no beginning")
-        return _created(event)
+        return Account(
+            sequence=1,
+            currency=event.currency,
+            balance_minor=0,
+            overdraft_limit_minor=event.overdraft_limit_minor,
+            status=Status.ACTIVE,
+            holder_name=event.holder_name,
+            holder_email=event.holder_email,
+            withdrawals=Withdrawals(),
+            in_transit_minor=0,
+            transfers=Transfers(),
+            holder_erased=False,
+        )
     sequence = state.sequence + 1
     # The frequent ones come first: each pattern that does not match costs as much as a method's call.
     match event:
@@ -154,25 +166,9 @@ def evolve(state: Account | None, event: Event) -> Account:
                 transfers=state.transfers.settle(event.transfer_id),
             )
         case AccountCreated():
-            return _created(event)
+            return evolve(None, event)
         case _:
             assert_never(event)
-
-
-def _created(event: AccountCreated) -> Account:
-    return Account(
-        sequence=1,
-        currency=event.currency,
-        balance_minor=0,
-        overdraft_limit_minor=event.overdraft_limit_minor,
-        status=Status.ACTIVE,
-        holder_name=event.holder_name,
-        holder_email=event.holder_email,
-        withdrawals=Withdrawals(),
-        in_transit_minor=0,
-        transfers=Transfers(),
-        holder_erased=False,
-    )
 
 
 def decide(state: Account | None, command: AnyCommand, now: int) -> Decision:

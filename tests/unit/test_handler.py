@@ -103,8 +103,9 @@ def test_time_does_not_run_backwards_within_an_account(codec: Codec, handler: Ha
 def test_an_account_that_lives_elsewhere_is_forwarded_and_not_decided(
     codec: Codec, handler: Handler, state: PartitionState
 ) -> None:
-    overlay, outcomes = Overlay(state, HOME), Outcomes()
-    stray = record(codec, opening("A-1"), partition=(HOME + 1) % PARTITIONS)
+    away = (HOME + 1) % PARTITIONS
+    overlay, outcomes = Overlay(state, away), Outcomes()
+    stray = record(codec, opening("A-1"), partition=away)
 
     handler.handle(stray, overlay, NOW, outcomes)
 

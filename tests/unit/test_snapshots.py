@@ -20,6 +20,7 @@ from command_service import fingerprint as fingerprints
 from command_service.accounts import Bounds, Overlay, PartitionState
 from command_service.answers import Answer, Answers
 from command_service.deciding import Decider, Outcomes
+from command_service.domain import account
 from command_service.domain.account import evolve
 from command_service.fingerprint import code, digest, fingerprint
 from command_service.packing import Entry, Packing, SnapshotDamaged
@@ -324,6 +325,9 @@ def test_only_what_has_our_fingerprint_is_ours() -> None:
 def test_the_fingerprint_is_of_all_that_a_state_depends_on() -> None:
     parts = dict(code())
     assert parts["source of evolve"] == inspect.getsource(evolve).encode()
+    functions = {name for name, piece in vars(account).items() if getattr(piece, "__module__", "") == account.__name__}
+    # What else it called there would have to be hashed as well.
+    assert functions.intersection(evolve.__code__.co_names) == {"Account", "Status", "evolve"}
     assert b"withdrawals" in parts["fields of Account"]
     assert b"in_transit_minor transfers" in parts["fields of Account"]
     assert parts["fields of Transfers"] == b"open settled"
