@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -29,6 +29,7 @@ from schemas.events import (
     TransferSent,
 )
 from schemas.transfers import complete_id, receive_id, return_id
+from tests.unit.killed_ledger import KilledLedger
 from tests.unit.memory_ledger import MemoryLedger
 from tests.wire import deposit, make, withdrawal
 
@@ -68,13 +69,18 @@ def _said(command: Transfer) -> dict[str, object]:
     return {name: getattr(command, name) for name in ("transfer_id", "to_account_id", "amount_minor", "currency")}
 
 
+def openings() -> Iterator[AnyCommand]:
+    for account_id in ACCOUNTS[:-1]:
+        currency = "JPY" if account_id == ACCOUNTS[-2] else "EUR"
+        yield make(OpenAccount, account_id, currency=currency, holder_name="Ada", overdraft_limit_minor=20)
+        yield deposit(account_id, 100, currency=currency)
+
+
 def a_history(rng: random.Random, steps: int) -> MemoryLedger:
     """A ledger after commands and follow-ups in any order, some of them more than once, some given up half-way."""
     ledger = MemoryLedger(settles=False)
-    for account_id in ACCOUNTS[:-1]:
-        currency = "JPY" if account_id == ACCOUNTS[-2] else "EUR"
-        ledger.decide(make(OpenAccount, account_id, currency=currency, holder_name="Ada", overdraft_limit_minor=20))
-        ledger.decide(deposit(account_id, 100, currency=currency))
+    for command in openings():
+        ledger.decide(command)
     transfers: list[Transfer] = []
     for _ in range(steps):
         if ledger.follow_ups and rng.random() < 0.5:
@@ -218,6 +224,33 @@ def test_when_the_dust_settles_nothing_is_in_transit(rng: random.Random, steps: 
     assert books.in_flight() == []
     assert all(account.in_transit_minor == 0 for account in ledger.accounts.values())
     assert books.completed + books.returned == sum(isinstance(one.event, TransferSent) for one in ledger.log)
+
+
+@given(st.randoms(use_true_random=False), st.integers(0, 60))
+@settings(max_examples=60, deadline=None)
+def test_whoever_is_killed_money_adds_up_and_nothing_stays_in_transit(rng: random.Random, steps: int) -> None:
+    ledger = KilledLedger(rng)
+    commands = list(openings())
+    for command in commands:
+        ledger.put(command)
+    for _ in range(steps):
+        for _ in range(rng.randint(0, 3)):
+            transfers = [each for each in commands if isinstance(each, Transfer)]
+            # Some are given again, whatever has happened since.
+            command = rng.choice(commands) if rng.random() < 0.2 else a_command(rng, transfers)
+            commands.append(command)
+            ledger.put(command)
+        ledger.step()
+    ledger.settle()
+
+    books = Books()
+    for count, recorded in enumerate(ledger.log, start=1):
+        books.apply(LoggedEvent(0, count - 1, recorded))
+        assert books.sums() == plainly(ledger.log[:count])
+    assert all((s.in_transit_minor, s.arrived_minor) == (0, 0) for s in books.sums().values())
+    assert (ledger.in_transit_minor(), ledger.parked()) == (0, 0)
+    # Given again, also after a kill, it is the same transfer.
+    assert len({one.command_id for one in ledger.log}) == len(ledger.log)
 
 
 def a_story() -> MemoryLedger:
