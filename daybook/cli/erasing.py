@@ -129,7 +129,7 @@ def erase(
         else:
             texts = _give(connections, account, text or (), user, reason, timeout, yes=yes, tell=display.update)
     if not len(texts):
-        say("no text of the holder's is known: only keys, commands and documents are looked for. Give --text")
+        say("no text of the holder's is known: only events, keys, commands and documents are looked at. Give --text")
     with (
         WorkDisplay() as display,
         Erasure(connections, account, texts, stack=folder, timeout_s=timeout) as erasure,

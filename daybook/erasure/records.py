@@ -79,6 +79,12 @@ class RecordSearch:
             *(topics.parked, topics.alerts, topics.checkpoints),
         )
 
+    @property
+    def known_without_texts(self) -> frozenset[str]:
+        """The topics whose records tell by themselves what they have of the holder. In others texts are looked for."""
+        topics = self._topics
+        return frozenset({topics.events, topics.subject_keys, topics.commands, topics.parked})
+
     def look(self, topics: Collection[str], tell: Tell) -> Seen:
         """Raises: `Unreachable`, `ReadTimeout`, `UnreadableRecord`."""
         seen = Seen()

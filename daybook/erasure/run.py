@@ -133,6 +133,8 @@ class Erasure:
             self._log = identity(self._connections, timeout_s=self._timeout_s)
         looked_at = datetime.now(UTC)
         topics = [topic for topic in self._records.all_topics if _topic(topic) not in self._settled]
+        unasked = [] if len(self._texts) else [t for t in topics if t not in self._records.known_without_texts]
+        topics = [topic for topic in topics if topic not in unasked]
         seen = self._records.look(topics, tell)
         erased = self._must_be_erased(seen)
         for topic in topics:
@@ -141,6 +143,7 @@ class Erasure:
             elif topic in self._had:
                 self._unread_at.setdefault(topic, datetime.now(UTC))
         places = [place for topic in topics for place in self._in_topic(topic, seen, erased)]
+        places += [_no_text(_topic(topic)) for topic in unasked]
         places += self._elsewhere(erased, tell)
         if self._stack is not None and FILES not in self._settled:
             # Last, when the texts are known that other accounts have as well.
@@ -293,13 +296,20 @@ class Erasure:
 
     def _in_trail(self, indices: Indices, tell: Tell) -> Iterator[Place]:
         if self._trail is None:
-            self._trail = tuple(indices.trail(tell))
+            trail = indices.trail(tell)
+            self._trail = tuple(self._by_texts(place) for place in trail)
         return iter(self._trail)
+
+    def _by_texts(self, place: Place) -> Place:
+        """A place where texts alone are looked for. That none was found there says nothing where none was given."""
+        return _no_text(place.name) if place.state is State.CLEAR and not len(self._texts) else place
 
     def _redis(self, tell: Tell) -> Callable[[], Iterator[Place]]:
         def look() -> Iterator[Place]:
             if self._connections.redis_url is None:
                 yield _unset("Redis", "DAYBOOK_REDIS_URL")
+            elif not len(self._texts):
+                yield _no_text("Redis")
             else:
                 yield cache.look(self._connections, self._account_id, self._texts, tell, timeout_s=self._timeout_s)
 
@@ -309,6 +319,8 @@ class Erasure:
         def look() -> Iterator[Place]:
             if self._connections.iceberg_catalog is None:
                 yield _unset("Iceberg table", "DAYBOOK_ICEBERG_CATALOG")
+            elif not len(self._texts):
+                yield _no_text("Iceberg table")
             else:
                 from daybook.erasure import table  # noqa: PLC0415 - daybook[analytics]
 
@@ -317,12 +329,12 @@ class Erasure:
         return look
 
     def _in_files(self, stack: Path, places: Collection[Place], erased: RecordedEvent, tell: Tell) -> Iterator[Place]:
+        if not len(self._texts) and not self._texts.has_secrets:
+            yield _no_text(FILES)
+            return
         found = folder.look(stack, self._account_id, self._texts, tell)
-        shared = len(self._texts.elsewhere)
         if not found:
-            yield Place(
-                FILES, State.CLEAR, f"{shared} texts that other accounts have too were not looked for" if shared else ""
-            )
+            yield Place(FILES, State.CLEAR, self._not_in_files())
         pending = {place.name: place.until for place in places}
         by_folder: dict[Path, list[Path]] = {}
         for path in found:
@@ -331,6 +343,13 @@ class Erasure:
             # A partition's folder is named by its topic and its number.
             gone_at = pending.get(_topic(where.name.rpartition("-")[0])) or erased_at(erased) + WITHIN
             yield self._until(f"files in {where}", ", ".join(path.name for path in paths[:_FEW]), gone_at)
+
+    def _not_in_files(self) -> str:
+        """What was not looked for in files, in words."""
+        if not len(self._texts):
+            return "the holder's wrapped key alone was looked for: no text was given"
+        shared = len(self._texts.elsewhere)
+        return f"{shared} texts that other accounts have too were not looked for" if shared else ""
 
     def _until(self, name: str, detail: str, gone_at: datetime) -> Place:
         """What is going, or was to be gone by now."""
@@ -358,6 +377,10 @@ def _said(hits: Collection[Hit]) -> str:
     ordered = sorted(hits, key=lambda hit: (hit.partition, hit.offset))
     named = ", ".join(f"{hit.what} at {hit.partition}/{hit.offset}" for hit in ordered[:_FEW])
     return named + (f" and {len(ordered) - _FEW} more" if len(ordered) > _FEW else "")
+
+
+def _no_text(name: str) -> Place:
+    return Place(name, State.UNSEEN, "texts are looked for there, and none was given: --text")
 
 
 def _unset(name: str, variable: str) -> Place:

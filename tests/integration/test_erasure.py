@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import redis
@@ -65,8 +66,10 @@ def look(connections: Connections, account_id: str, *texts: str) -> Report:
         return erasure.look(untold)
 
 
-def states(report: Report, *, but: State = State.CLEAR) -> dict[str, State]:
-    return {place.name.rpartition(".")[2]: place.state for place in report.places if place.state is not but}
+def states(report: Report) -> dict[str, State]:
+    """What is neither clear nor not looked at."""
+    passed = (State.CLEAR, State.UNSEEN)
+    return {place.name.rpartition(".")[2]: place.state for place in report.places if place.state not in passed}
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +101,28 @@ def test_nothing_is_left_of_a_holder_who_was_sealed_and_erased(deployed: Connect
 
     assert report.state is State.CLEAR, report.places
     assert (report.sequence, report.erased_at) == (2, datetime(2025, 6, 15, 15, 6, 42, tzinfo=UTC))
+
+
+def test_where_texts_are_looked_for_nothing_was_looked_at_without_one(
+    deployed: Connections, holder: Holder, tmp_path: Path
+) -> None:
+    """A receipt that calls such places clear would be signed for nothing."""
+    Log(deployed).append(holder.events())
+    (tmp_path / "stack.json").write_text("{}")
+    with Erasure(deployed, holder.account_id, Texts(()), stack=tmp_path, timeout_s=30) as erasure:
+        report = erasure.look(untold)
+        again = erasure.look(untold)
+    topics = deployed.topics
+    by_themselves = {f"topic {name}" for name in (topics.events, topics.subject_keys, topics.commands, topics.parked)}
+    looked_at = {place.name for place in report.places if place.state is not State.UNSEEN}
+    assert {name for name in looked_at if not name.startswith("index accounts-")} == by_themselves
+    assert {"Redis", "Iceberg table", "files of the stack", f"topic {topics.replies}"} <= {
+        place.name for place in report.places if place.state is State.UNSEEN and "--text" in place.detail
+    }
+    assert again.places == report.places
+
+    named = look(deployed, holder.account_id, holder.name)
+    assert not [place for place in named.places if place.state is State.UNSEEN]
 
 
 def test_who_is_not_erased_is_not_verified(deployed: Connections, holder: Holder) -> None:
