@@ -9,12 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from daybook.audit.keys import PublicKeys, generate
+from daybook.audit.proving import check, prove
+from daybook.audit.run import Wanted, verify
+from daybook.audit.taking import Auditor
+from daybook.progress import untold
 from schemas.commands import ChangeHolder, CloseAccount, EraseHolder
 from schemas.connections import Connections
 from schemas.events import HolderErased
 from schemas.keyring import KeyRing, add_key
 from schemas.keys import unwrapped
-from schemas.sealing import ERASED, Unsealer
+from schemas.sealing import ERASED, Unsealer, is_sealed
 from tests.conftest import PARTITIONS, Ledger
 from tests.processes import Process, environment, until
 from tests.wire import Wire, deposit, make, opening, read_all, transfer
@@ -109,6 +114,27 @@ def test_the_same_holder_again_changes_nothing_and_an_erased_one_is_gone_for_goo
     assert stream[1].reason == "request 17"
     assert data_keys(wire)[account] is None
     assert unsealer(wire).open(stream[0].event.holder_name, account, "holder_name") is ERASED
+
+
+def test_chains_checkpoints_and_proofs_from_before_an_erasure_still_verify(wire: Wire, tmp_path: Path) -> None:
+    account = f"P-{uuid.uuid4().hex[:12]}"
+    wire.decide(opening(account, holder_name=NAME), deposit(account, 100, reason=SECRET, reason_is_personal=True))
+    key = generate(tmp_path / "audit.pem")
+    with Auditor(wire.connections, key, PublicKeys([])) as auditor:
+        checkpoint, _ = auditor.take(untold)
+    before = [prove(wire.connections, account, sequence, checkpoint, untold) for sequence in (1, 2)]
+
+    (reply,) = wire.decide(make(EraseHolder, account))
+
+    assert reply.accepted
+    assert data_keys(wire)[account] is None
+    report = verify(wire.connections, Wanted(None, 1, index=False, keys=key.public), lambda *_: None)
+    assert (report.sound, report.findings) == (True, [])
+    for proof in before:
+        assert check(proof, key.public).account_id == account
+    # They can be made anew as well: nothing of what was hashed has changed.
+    assert [prove(wire.connections, account, sequence, checkpoint, untold) for sequence in (1, 2)] == before
+    assert is_sealed(check(before[0], key.public).fields["holder_name"])
 
 
 def test_a_restart_knows_the_keys_and_who_was_erased(wire: Wire, start: Callable[..., Process], ledger: Ledger) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -9,6 +10,7 @@ from contextlib import closing
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
+from command_service.records import was_decided
 from schemas.commands import (
     CloseAccount,
     CommandStatus,
@@ -61,6 +63,17 @@ def committed(connections: Connections) -> dict[tuple[str, int], int]:
     places = [TopicPartition(t, p) for t in (topics.commands, topics.followups) for p in range(PARTITIONS)]
     with closing(Consumer(connections.kafka(group_id=topics.command_service_group))) as consumer:
         return {(at.topic, at.partition): at.offset for at in consumer.committed(places, 10) if at.offset >= 0}
+
+
+def shared_out(services: list[Process]) -> list[set[int]]:
+    """The partitions of each service, once all have some and have restored them; else nothing."""
+    owned = []
+    for service in services:
+        assigned = service.output.rpartition("assigned partitions ")[2]
+        if "restored " not in assigned:
+            return []
+        owned.append({int(number) for number in re.findall(r"\d+", assigned.partition("]")[0])})
+    return owned if all(owned) and sorted(p for each in owned for p in each) == list(range(PARTITIONS)) else []
 
 
 def test_money_goes_from_one_account_to_another_and_each_step_says_why(wire: Wire, names: Iterator[str]) -> None:
@@ -245,6 +258,34 @@ def test_many_pay_one_and_a_ring_pays_itself_round_at_once(wire: Wire, names: It
     } <= {0}
     balances = {a: [e.event.balance_minor for e in streams[a] if hasattr(e.event, "balance_minor")][-1] for a in ring}
     assert set(balances.values()) == {80}
+
+
+def test_thousands_pay_one_and_a_ring_pays_itself_round_between_two_services(
+    deployed: Connections, start: Callable[..., Process]
+) -> None:
+    """Half of what is asked for is asked of the other service, both ways and of the same accounts at once."""
+    env = (environment(deployed, DAYBOOK_COMMAND_SERVICE_INSTANCE=str(instance)) for instance in (1, 2))
+    services = [start("command_service", env=each) for each in env]
+    owned = until(lambda: shared_out(services), "partitions for both services")
+    accounts = [f"R-{number}" for number in range(1000)]
+    of_each = [[a for a in accounts if partition_of(a, PARTITIONS) in partitions][:10] for partitions in owned]
+    ring = [account for pair in zip(*of_each, strict=True) for account in pair]
+    senders = [f"P-{number}" for number in range(2_000)]
+    with Wire(deployed, PARTITIONS) as wire:
+        wire.decide(opening("hot"), *(c for a in (*senders, *ring) for c in (opening(a), deposit(a, 100))))
+        payments = [transfer(a, "hot", 1) for a in senders]
+        rounds = [transfer(a, ring[(n + 1) % len(ring)], 10) for _ in range(10) for n, a in enumerate(ring)]
+        wire.send(*(each for n, paid in enumerate(payments) for each in (paid, *rounds[n : n + 1])))
+        settled(wire, *payments, *rounds)
+
+        streams = wire.events()
+        assert shared_out(services) == owned, "another assignment: nothing would be shown"
+        read = {m.partition() for m in read_all(deployed, deployed.topics.followups) if not was_decided(m)}
+        assert all(read & partitions for partitions in owned)
+    assert streams["hot"][-1].event.balance_minor == len(senders)
+    assert {streams[a][-1].event.in_transit_minor for a in senders} == {0}
+    balances = [[e.event.balance_minor for e in streams[a] if hasattr(e.event, "balance_minor")][-1] for a in ring]
+    assert set(balances) == {100}
 
 
 def test_it_takes_nothing_while_the_partitions_of_the_two_topics_are_not_together(

@@ -102,6 +102,27 @@ def test_a_key_that_is_back_after_an_erasure_is_erased_again(state: PartitionSta
     assert not state.keys.has("A-1")
 
 
+def test_a_holder_whose_key_is_gone_is_erased_whoever_did_it(state: PartitionState) -> None:
+    """As when the tombstone was written by hand: no event says so, and whoever restores the account finds no key."""
+    decided(state, opening("A-1", holder_name="Ada"))
+    entry = state.get("A-1")
+    assert entry is not None
+    keyless = PartitionState(Answers(capacity=100, window=3_600_000_000), PACKING, no_keys())
+    keyless.put("A-1", entry)
+
+    after = decided(
+        keyless,
+        make(ChangeHolder, "A-1", holder_name="Bob"),
+        deposit("A-1", 5, reason="Ada's rent", reason_is_personal=True),
+        deposit("A-1", 5),
+    )
+
+    answers = [(reply.accepted, reply.code) for reply, _ in replies(after)]
+    assert answers == [(False, "holder_erased"), (False, "holder_erased"), (True, None)]
+    assert keys_written(after) == []
+    assert not after.parked
+
+
 NAMELESS: Final = {"holder_name": "", "holder_email": None}
 PERSONAL: Final[dict[str, tuple[AnyCommand, dict[str, str | None]]]] = {
     "name": (make(ChangeHolder, "A-1", holder_name="Bob"), NAMELESS),
