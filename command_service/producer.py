@@ -27,6 +27,11 @@ _SOCKET_TIMEOUT_MS: Final = 5_000
 _SUSPICIOUS_COMMIT_S: Final = 0.9 * _SOCKET_TIMEOUT_MS / 1000
 
 _CALL_TIMEOUT_S: Final = 10.0
+
+_COMMIT_TIMEOUT_S: Final = 2.0
+"""Short, and repeated like any call: librdkafka first waits for what is not delivered yet, and goes on waiting when the
+transaction has failed and nothing of that can be. Asked again, it says so at once."""
+
 _CALL_BOUND_S: Final = 1.5 * _CALL_TIMEOUT_S
 _REPEAT_FOR_S: Final = 30.0
 """Bound of repeating one retriable call: by then the coordinator has timed the transaction out three times over."""
@@ -128,7 +133,7 @@ class TransactionalProducer:
             places = [TopicPartition(*place, offset) for place, offset in offsets().items()]
             self._repeat(lambda: producer.send_offsets_to_transaction(places, group, _CALL_TIMEOUT_S))
             began = time.monotonic()
-            self._repeat(lambda: producer.commit_transaction(_CALL_TIMEOUT_S))
+            self._repeat(lambda: producer.commit_transaction(_COMMIT_TIMEOUT_S))
             self._suspect |= time.monotonic() - began > _SUSPICIOUS_COMMIT_S
         except KafkaException as error:
             raise self._given_up(producer, error) from error

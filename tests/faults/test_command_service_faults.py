@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import random
+import re
+import signal
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
@@ -244,7 +248,8 @@ def test_a_command_whose_outcome_cannot_be_written_is_named_and_those_before_it_
 ) -> None:
     """Here a parked topic that takes only small records, against what is deployed: a permanent cause of aborts.
 
-    With transfers behind it, the brokers refuse it while the service decides what these lead to.
+    With transfers behind it, in one batch with it, the brokers refuse it while the service decides what these lead to,
+    or while the transaction is being committed. Then what is not delivered is not waited for.
     """
     service = start("command_service", env=environment(wire.connections))
     account, small = "W-1", {"max.message.bytes": "300"}
@@ -255,12 +260,18 @@ def test_a_command_whose_outcome_cannot_be_written_is_named_and_those_before_it_
     others = [f"W-{n}" for n in range(2, 20)]
     wire.decide(opening(account, overdraft_limit_minor=transfers), *map(opening, others))
     before = [deposit(account, 1) for _ in range(20)]
+    service.send(signal.SIGSTOP)
     wire.send(*before)
     wire.put(b"rubbish" * 100, key=account.encode(), partition=home)
     wire.send(*(transfer(account, others[n % len(others)], 1) for n in range(transfers)))
+    service.send(signal.SIGCONT)
 
     assert service.wait(90) == 1
 
+    aborted = re.findall(r"^(\S+ \S+) WARNING \S+ aborted ", service.output, re.MULTILINE)
+    gaps = [later - earlier for earlier, later in pairwise(map(datetime.fromisoformat, aborted))]
+    # Between two attempts it waits for two seconds at most.
+    assert max(gaps) < timedelta(seconds=8)
     offset = [m.offset() for m in read_all(wire.connections, wire.topics.commands) if m.value()[:7] == b"rubbish"]
     assert f"{wire.topics.commands} partition {home} offset {offset[0]}: what this command leads to" in service.output
     assert all(reply.accepted for reply in wire.await_replies(*before))
