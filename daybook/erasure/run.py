@@ -296,8 +296,7 @@ class Erasure:
 
     def _in_trail(self, indices: Indices, tell: Tell) -> Iterator[Place]:
         if self._trail is None:
-            trail = indices.trail(tell)
-            self._trail = tuple(self._by_texts(place) for place in trail)
+            self._trail = tuple(map(self._by_texts, indices.trail(tell)))
         return iter(self._trail)
 
     def _by_texts(self, place: Place) -> Place:
